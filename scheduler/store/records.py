@@ -1,0 +1,284 @@
+"""What the store hands out and takes in: frozen data, no behaviour, nothing imported but the SDK's spec.
+
+States are fields. Each member of an enum says who moves a record into it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from fal._spec import AppSpec, Auth, BundleFile, ScalingSpec
+
+Headers = tuple[tuple[str, str], ...]
+Priority = Literal["normal", "low"]
+Mode = Literal["direct", "queued"]
+
+
+class RequestState(StrEnum):
+    """Life of a request; the last three are terminal and final."""
+
+    IN_QUEUE = "IN_QUEUE"  # submit (gateway), retry (supervisor, reaper)
+    IN_PROGRESS = "IN_PROGRESS"  # claim (supervisor)
+    COMPLETED = "COMPLETED"  # finish (supervisor): the app answered below 400
+    ERROR = "ERROR"  # finish (supervisor), fail_queued (scheduler), retry when attempts are used up
+    CANCELLED = "CANCELLED"  # cancel (gateway)
+
+    @property
+    def terminal(self) -> bool:
+        return self not in (RequestState.IN_QUEUE, RequestState.IN_PROGRESS)
+
+
+class WorkerState(StrEnum):
+    """Life of a worker, in fal's words for runners."""
+
+    PENDING = "PENDING"  # scheduler placed it; no process yet
+    SETUP = "SETUP"  # supervisor started the runner: import and setup()
+    IDLE = "IDLE"  # supervisor: ready, nothing in flight
+    RUNNING = "RUNNING"  # supervisor: requests in flight
+    DRAINING = "DRAINING"  # supervisor: takes nothing new, finishes what it has
+    TERMINATED = "TERMINATED"  # supervisor, host agent or reaper: gone
+
+
+class EnvironmentState(StrEnum):
+    """Life of an environment."""
+
+    QUEUED = "QUEUED"  # gateway asked for it
+    BUILDING = "BUILDING"  # builder has begun
+    READY = "READY"  # builder: installed and smoke-imported
+    FAILED = "FAILED"  # builder: see error and the build log
+
+
+class RevisionState(StrEnum):
+    """Life of a revision."""
+
+    BUILDING = "BUILDING"  # gateway stored it; its environment is not ready yet
+    READY = "READY"  # jobs: environment ready, the alias may point here
+    FAILED = "FAILED"  # jobs: build failed; the alias stays where it was
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request as the gateway hands it over. Times in seconds.
+
+    ``app`` is ``owner/name``. ``path`` begins with ``/`` and is the app's route. ``headers`` are those the app may
+    see, lower-case names. ``gateway`` names the process to push the result to, if somebody waits there.
+    ``start_timeout`` counts from submission and ends when processing starts.
+    """
+
+    app: str
+    request_id: str
+    mode: Mode
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    body: bytes
+    base_url: str
+    priority: Priority = "normal"
+    start_timeout: float | None = None
+    max_attempts: int = 10
+    webhook: str | None = None
+    gateway: str | None = None
+    max_queue_length: int | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Stored. ``position`` = requests ahead in the queue; ``duplicate`` when this id (or key) was already known."""
+
+    request_id: str
+    position: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One attempt given to one worker; ``attempt`` is the fence that every later write must carry."""
+
+    app: str
+    request_id: str
+    attempt: int
+    mode: Mode
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    body: bytes
+    base_url: str
+    gateway: str | None
+    submitted_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: the HTTP answer, or an infrastructure error in HTTP form.
+
+    ``error_type`` is one of protocol.md's names and only set for the platform's own errors.
+    """
+
+    status: int
+    headers: Headers
+    body: bytes
+    error_type: str | None = None
+    inference_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """What is known of a request. Times are unix milliseconds of the Redis server's clock."""
+
+    app: str
+    request_id: str
+    state: RequestState
+    mode: Mode
+    attempt: int
+    submitted_at_ms: int
+    started_at_ms: int | None = None
+    finished_at_ms: int | None = None
+    outcome: Outcome | None = None
+    error: str | None = None
+    error_type: str | None = None
+    worker_id: str | None = None
+    webhook: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of an app's log. ``id`` is the stream id, for "everything after this"."""
+
+    id: str
+    at: float
+    level: str
+    message: str
+    worker_id: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AppRecord:
+    """An alias: what ``owner/name`` points at, and the settings that survive deploys.
+
+    ``ephemeral`` apps belong to a ``fal run`` and live while its session does.
+    """
+
+    app: str
+    revision: str | None
+    auth: Auth
+    scaling: ScalingSpec
+    ephemeral: bool
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRecord:
+    """An immutable version of an app."""
+
+    app: str
+    revision: str
+    spec: AppSpec
+    bundle_hash: str
+    files: tuple[BundleFile, ...]
+    environment_key: str
+    state: RevisionState
+    created_at_ms: int
+    error: str | None = None
+    message: str | None = None
+    openapi: str | None = None
+    startup_failures: int = 0
+    last_startup_error: str | None = None
+    last_startup_failure_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentRecord:
+    """An environment as all hosts see it; ``path`` is its folder on hosts that share the builder's disk."""
+
+    key: str
+    state: EnvironmentState
+    path: str | None = None
+    error: str | None = None
+    updated_at_ms: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker. ``stages`` maps a start stage to seconds. ``beat_at_ms`` is its last sign of life.
+
+    ``idle_since_ms``: when its last request ended or it became ready; None while it has work or is not ready.
+    """
+
+    app: str
+    worker_id: str
+    revision: str
+    host: str
+    state: WorkerState
+    machine_type: str
+    gpu_ids: tuple[int, ...]
+    created_at_ms: int
+    device: str = "cpu"
+    cpu_fallback_for: str | None = None
+    ready_at_ms: int | None = None
+    idle_since_ms: int | None = None
+    beat_at_ms: int | None = None
+    in_flight: int = 0
+    served: int = 0
+    stop_requested: str | None = None
+    reason: str | None = None
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A machine that offers resources, as its agent reported it.
+
+    ``gpus`` lists (index, NVML name, memory MiB, machine type names it serves). ``machine_types`` is every name that
+    the host serves for real; ``cpu_fallback`` says that the operator lets its CPU stand in for GPU types.
+    """
+
+    host: str
+    machine_types: tuple[str, ...]
+    gpus: tuple[tuple[int, str, int, tuple[str, ...]], ...]
+    cpu_fallback: bool
+    cpus: int
+    memory_mb: int
+    alive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AppSeen:
+    """One atomic look at an app's demand and supply; ``now_ms`` is the Redis server's clock at that moment."""
+
+    app: str
+    now_ms: int
+    queued: int
+    delayed: int
+    in_progress: int
+    oldest_queued_at_ms: int | None
+    workers: tuple[WorkerRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRecord:
+    """An API key without its secret."""
+
+    key_id: str
+    owner: str
+    name: str
+    created_at_ms: int
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDelivery:
+    """An entry of the outbox: the delivery of one finished request. ``tries`` made so far."""
+
+    app: str
+    request_id: str
+    url: str
+    tries: int
+    due_at_ms: int

@@ -1,0 +1,110 @@
+"""What an app asks for, as plain frozen data: the one description that the CLI writes and every server room reads.
+
+Owns the shapes and their defaults. Leaves checking of incoming JSON to the gateway (``pydantic.TypeAdapter``) and the
+reading of user classes to ``fal._loading``. Standard library only: the runner imports this inside the user's venv.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Auth = Literal["private", "shared", "public"]
+RetryCondition = Literal["timeout", "server_error", "connection_error"]
+
+#: CPU machine types of fal's documentation: (cores, memory in MiB). Every host offers them.
+CPU_MACHINE_TYPES: dict[str, tuple[float, int]] = {
+    "XS": (0.5, 512),
+    "S": (1, 1024),
+    "M": (2, 2048),
+    "L": (4, 15 * 1024),
+    "XL": (8, 30 * 1024),
+}
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """The inputs of an environment; nothing else may influence what is built.
+
+    Args:
+        python_version: minor version such as ``"3.11"``.
+        requirements: install layers in order, each a tuple of pip lines (options such as ``--extra-index-url URL``
+            are allowed as items).
+        constraints: pip constraint lines applied to every layer.
+        exclude_newer: RFC 3339 date or time; only distributions uploaded before it are considered. ``None`` lets the
+            builder resolve "as of the pins" where exact pins and floating names mix.
+        smoke_imports: modules that the app's files import; imported once after the install.
+    """
+
+    python_version: str
+    requirements: tuple[tuple[str, ...], ...] = ()
+    constraints: tuple[str, ...] = ()
+    exclude_newer: str | None = None
+    smoke_imports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ScalingSpec:
+    """Scaling settings; they belong to the app's alias and survive deploys. Times in seconds."""
+
+    keep_alive: int = 60
+    min_concurrency: int = 0
+    max_concurrency: int = 2
+    concurrency_buffer: int = 0
+    concurrency_buffer_perc: int = 0
+    scaling_delay: float = 0
+
+
+@dataclass(frozen=True)
+class EndpointSpec:
+    """One route of an app: ``path`` begins with ``/``; ``name`` is the method's name."""
+
+    path: str
+    name: str
+    is_websocket: bool = False
+
+
+@dataclass(frozen=True)
+class AppSpec:
+    """Everything the platform needs to know of one revision, besides its bundle's files. Times in seconds.
+
+    Args:
+        name: the alias, ``[a-z0-9][a-z0-9-]*``, without the owner.
+        class_name: symbol inside ``entry_file``.
+        entry_file: posix path of the app's file inside the bundle.
+        machine_types: tried in order; the first that a host offers is used.
+        auth: ``None`` means "keep the alias's, else private" (``fal run``: public).
+    """
+
+    name: str
+    class_name: str
+    entry_file: str
+    environment: EnvironmentSpec
+    machine_types: tuple[str, ...] = ("S",)
+    num_gpus: int = 1
+    scaling: ScalingSpec = field(default_factory=ScalingSpec)
+    auth: Auth | None = None
+    max_multiplexing: int = 1
+    request_timeout: float = 3600
+    request_start_timeout: float | None = None
+    startup_timeout: float = 600
+    termination_grace_period_seconds: float = 30
+    skip_retry_conditions: tuple[RetryCondition, ...] = ()
+    retry_config: dict[str, int] = field(default_factory=dict)
+    secrets: tuple[str, ...] | None = None
+    endpoints: tuple[EndpointSpec, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; ``pydantic.TypeAdapter(AppSpec).validate_python`` reads it back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One source file of a bundle: posix ``path`` inside it, hex SHA-256, size in bytes, executable or not."""
+
+    path: str
+    sha256: str
+    size: int
+    executable: bool = False
