@@ -67,15 +67,18 @@ class Child:
             started = time.monotonic()
             self.process = await self.start()
             code = await self.process.wait()
-            if self.stopping:
+            if self._told_to_stop():
                 return
             lived = time.monotonic() - started
             self._pause = 0.2 if lived > 30 else min(self._pause * 2, 10.0)
             self.restarts += 1
             self.report(f"{self.name} ended with {describe_exit(code)}; starting it again in {self._pause:.1f} s")
             await asyncio.sleep(self._pause)
-            if self.stopping:
+            if self._told_to_stop():
                 return
+
+    def _told_to_stop(self) -> bool:
+        return self.stopping
 
     async def stop(self) -> None:
         """SIGTERM, the service's grace, then SIGKILL. Safe to call twice."""

@@ -1,0 +1,140 @@
+"""``keepwarm doctor``: what this machine has, what is missing, how to get it, and whether an app could run here.
+
+Looks only; starts nothing and changes nothing. Must stay quick (well under half a second): ``fal run`` asks it first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from keepwarm import redis_server
+
+#: Less free space than this and a torch environment will not fit, in bytes.
+SPACE_WANTED = 10 * 1024**3
+
+Verdict = Literal["ok", "warn", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, how it stands, and the next step when it is not fine."""
+
+    subject: str
+    verdict: Verdict
+    detail: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything found; ``refusal`` is set when the asked machine types cannot be had here."""
+
+    findings: tuple[Finding, ...]
+    machine_types: tuple[str, ...]
+    refusal: str | None
+
+    @property
+    def healthy(self) -> bool:
+        return self.refusal is None and all(finding.verdict != "missing" for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "healthy": self.healthy}
+
+
+def machine_refusal(machine_types: Sequence[str], *, cpu_fallback: bool, offer: str | None) -> str | None:
+    """Why none of ``machine_types`` can be had on this machine, or None when one can."""
+    from fal._offers import refusal
+
+    host = _this_host(cpu_fallback, offer)
+    return refusal(tuple(machine_types), [host])
+
+
+def _this_host(cpu_fallback: bool, offer: str | None) -> Any:
+    from gpu_worker.inventory import local_host
+
+    return local_host(cpu_fallback=cpu_fallback, offer=offer)
+
+
+def examine(data: Path, machine_types: Sequence[str], *, cpu_fallback: bool, offer: str | None) -> Report:
+    """Look at the machine.
+
+    Args:
+        data: the data folder that a platform would use.
+        machine_types: types that an app asks for, tried in order; empty when no app is meant.
+        cpu_fallback: whether the operator would let the CPU stand in for GPU types.
+        offer: as ``keepwarm up --offer``.
+    """
+    host = _this_host(cpu_fallback, offer)
+    findings = (_python(), _redis(), _uv(), _gpu(host), _space(data), _sandbox())
+    refused = machine_refusal(machine_types, cpu_fallback=cpu_fallback, offer=offer) if machine_types else None
+    return Report(findings, tuple(host.machine_types), refused)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < (3, 11):
+        return Finding("Python", "missing", version, "install Python 3.11 or newer")
+    return Finding("Python", "ok", f"{version} ({sys.executable})")
+
+
+def _redis() -> Finding:
+    if url := os.environ.get("KEEPWARM_REDIS_URL"):
+        return Finding("Redis", "ok", f"given by KEEPWARM_REDIS_URL ({url.split('@')[-1]})")
+    try:
+        binary = redis_server.find_binary()
+    except redis_server.RedisMissing as error:
+        return Finding("Redis", "missing", "no server to embed", str(error))
+    return Finding("Redis", "ok", f"embedded, version {binary.version} from {binary.origin} ({binary.path})")
+
+
+def _uv() -> Finding:
+    try:
+        from uv import find_uv_bin
+
+        return Finding("uv", "ok", find_uv_bin())
+    except (ImportError, FileNotFoundError):
+        if found := shutil.which("uv"):
+            return Finding("uv", "ok", found)
+        return Finding("uv", "missing", "builds environments", "pip install uv")
+
+
+def _gpu(host: Any) -> Finding:
+    if host.gpus:
+        names = ", ".join(f"{name} ({memory} MiB)" for _, name, memory, _ in host.gpus)
+        return Finding("GPU", "ok", names)
+    standing = "; the CPU stands in for GPU types (--cpu-fallback)" if host.cpu_fallback else ""
+    return Finding(
+        "GPU",
+        "warn",
+        f"no NVIDIA GPU answers{standing}",
+        "apps with a GPU machine type are refused here; install the NVIDIA driver (nvidia-smi must list the card), "
+        "or let the CPU stand in, slowly, with --cpu-fallback",
+    )
+
+
+def _space(data: Path) -> Finding:
+    existing = data
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        return Finding("data folder", "missing", f"{data} cannot be written", "choose another with --data")
+    free = shutil.disk_usage(existing).free
+    detail = f"{data}, {free / 1024**3:.0f} GiB free"
+    if free < SPACE_WANTED:
+        return Finding("data folder", "warn", detail, "a torch environment takes 1 to 6 GiB; free some space")
+    return Finding("data folder", "ok", detail)
+
+
+def _sandbox() -> Finding:
+    return Finding(
+        "isolation",
+        "warn",
+        "workers are separate processes with a clean environment, not sandboxes",
+        "run only code that you trust, as you would run it by hand",
+    )
