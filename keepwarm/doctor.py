@@ -78,8 +78,6 @@ def examine(data: Path, machine_types: Sequence[str], *, cpu_fallback: bool, off
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding("Python", "missing", version, "install Python 3.11 or newer")
     return Finding("Python", "ok", f"{version} ({sys.executable})")
 
 
