@@ -56,14 +56,14 @@ def stands_in(machine_type: str, host: HostOffer) -> bool:
     return host.cpu_fallback and machine_type in GPU_MACHINE_TYPES
 
 
-def refusal(machine_types: Sequence[str], hosts: Iterable[HostOffer], num_gpus: int = 1) -> str:
-    """Why none of ``machine_types`` can run, what the hosts offer and what to do next; ``""`` when one can.
+def refusal(machine_types: Sequence[str], hosts: Iterable[HostOffer], num_gpus: int = 1) -> str | None:
+    """Why none of ``machine_types`` can run, what the hosts offer and what to do next; None when one can.
 
     Hosts that are not alive offer nothing.
     """
     alive = [host for host in hosts if host.alive]
     if any(serves(name, host, num_gpus) or stands_in(name, host) for name in machine_types for host in alive):
-        return ""
+        return None
     wanted = _either([f"{num_gpus} x {name}" if is_gpu(name) and num_gpus > 1 else name for name in machine_types])
     if not alive:
         return (
