@@ -5,7 +5,8 @@
     python3 bootstrap.py test     install, then lint, type-check and run every test
     python3 bootstrap.py install  only install: .venv with the `fal` and `keepwarm` commands
 
-Everything lands in ``.venv`` here and in the data folder (``$KEEPWARM_DATA`` or ``~/.keepwarm``); standard library only.
+Everything lands in ``.venv`` here and in the data folder (``$KEEPWARM_DATA``, else ``~/.keepwarm``).
+Standard library only.
 """
 
 from __future__ import annotations

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from keepwarm import redis_server as embedded
+from tests.support.platform import PlatformUnderTest
 
 
 @pytest.fixture
@@ -39,3 +42,48 @@ def redis_url(redis_server: str) -> str:
         connection.sendall(b"FLUSHALL\r\n")
         assert connection.recv(64) == b"+OK\r\n"
     return redis_server
+
+
+@pytest.fixture(scope="session")
+def shared_builds() -> Path:
+    """Environments and uv's cache, built once for all platforms of a test session (and of later ones, if
+    KEEPWARM_TEST_BUILDS names a folder to keep)."""
+    if kept := os.environ.get("KEEPWARM_TEST_BUILDS"):
+        folder = Path(kept)
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="kwt-builds-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name in ("environments", "uv-cache"):
+        (folder / name).mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start_platform(shared_builds: Path) -> Iterator[Callable[..., PlatformUnderTest]]:
+    """Start platforms that share what they build; each is stopped at the end of the session, if not before."""
+    started: list[PlatformUnderTest] = []
+
+    def start(*arguments: str, environ: dict[str, str] | None = None) -> PlatformUnderTest:
+        data = Path(tempfile.mkdtemp(prefix="kwt-"))
+        for name in ("environments", "uv-cache"):
+            (data / name).symlink_to(shared_builds / name)
+        platform = PlatformUnderTest(data, arguments, environ or {})
+        started.append(platform)
+        return platform.start()
+
+    yield start
+    failures = []
+    for platform in started:
+        try:
+            platform.stop()
+        except AssertionError as error:
+            failures.append(str(error))
+        shutil.rmtree(platform.data, ignore_errors=True)
+    assert not failures, failures
+
+
+@pytest.fixture(scope="session")
+def platform(start_platform: Callable[..., PlatformUnderTest]) -> PlatformUnderTest:
+    """One platform for every test that harms nobody."""
+    return start_platform("--cpu-fallback", environ={"KEEPWARM_ALLOW_PRIVATE_WEBHOOKS": "1"})
