@@ -1,0 +1,259 @@
+"""How many workers an app should have: one pure function over one look at the app.
+
+Owns scaling, keep_alive, back-off after failed starts and the roll-over to a new revision. Leaves where a worker runs
+to ``placement`` and every read, write and log line to ``reconcile``. Times are milliseconds of the Redis server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fal._spec import ScalingSpec
+
+from scheduler.store.records import AppSeen, WorkerRecord, WorkerState
+
+StopHow = Literal["drain", "kill", "idle"]
+
+#: Longest wait between two tries to start a worker of a revision that does not start.
+MAX_BACK_OFF_MS = 60_000
+#: Workers above max_concurrency while old ones still serve: without it, an app with a maximum of one could only
+#: change its revision by refusing traffic for the length of a cold start.
+ROLL_OVER_SURGE = 1
+
+_STARTING = (WorkerState.PENDING, WorkerState.SETUP)
+_READY = (WorkerState.IDLE, WorkerState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the app asks for: the alias' scaling settings and what is known of the revision that it points at."""
+
+    revision: str
+    scaling: ScalingSpec
+    max_multiplexing: int = 1
+    startup_failures: int = 0
+    last_startup_failure_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one decision leaves for the next one about the same app.
+
+    ``starting``: workers that were on their way to ready. One that vanishes without a word (host agent dead, record
+    reaped) never reported a failed start; counting it here keeps the back-off honest.
+    """
+
+    revision: str | None = None
+    starting: frozenset[str] = frozenset()
+    lost_starts: int = 0
+    last_lost_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A worker to stop: ``idle`` only if it still has nothing to do, ``drain`` after what it holds, ``kill`` now."""
+
+    worker_id: str
+    how: StopHow
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now.
+
+    Args:
+        desired: workers of the current revision once this is carried out.
+        start: workers of the current revision to place.
+        stops: workers to stop.
+        again_at_ms: when time alone would change the decision; None if only an event can.
+        held: why fewer workers start than the demand asks for, in words; None if nothing is held back.
+    """
+
+    desired: int
+    start: int = 0
+    stops: tuple[Stop, ...] = ()
+    again_at_ms: int | None = None
+    held: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Supply:
+    """The workers of an app by what they are good for. Those asked to stop are no supply, they only use up room."""
+
+    starting: tuple[WorkerRecord, ...]
+    ready: tuple[WorkerRecord, ...]
+    old_starting: tuple[WorkerRecord, ...]
+    old_ready: tuple[WorkerRecord, ...]
+    current_total: int
+    leaving_in_flight: int
+
+    @property
+    def live(self) -> int:
+        return len(self.starting) + len(self.ready)
+
+
+def decide(policy: Policy, seen: AppSeen, memory: Memory, now_ms: int) -> tuple[Decision, Memory]:
+    """The workers to start and to stop, given one look at the app.
+
+    Args:
+        policy: settings and revision.
+        seen: one atomic look at demand and supply.
+        memory: what the last decision about this app returned; ``Memory()`` the first time.
+        now_ms: the time of the look.
+    """
+    supply = _sort(seen, policy.revision)
+    memory = _remember_lost_starts(policy, supply, memory, now_ms)
+    target, growth_target, delay_ends = _targets(policy.scaling, policy.max_multiplexing, seen, supply, now_ms)
+
+    start = _room_to_grow(policy.scaling, supply, growth_target)
+    start, held, retry_at = _hold_back(policy, memory, supply, start, now_ms)
+
+    failing = _failures(policy, memory) > 0 and not supply.ready
+    stops, keep_alive_ends = _stops(policy.scaling, supply, target, failing, now_ms)
+    stopped = {stop.worker_id for stop in stops}
+    kept = [w for w in (*supply.starting, *supply.ready) if w.worker_id not in stopped]
+
+    times = [at for at in (delay_ends, retry_at, keep_alive_ends) if at is not None]
+    decision = Decision(len(kept) + start, start, stops, min(times, default=None), held)
+    starting = frozenset(w.worker_id for w in supply.starting) - stopped
+    return decision, Memory(policy.revision, starting, memory.lost_starts, memory.last_lost_at_ms)
+
+
+def back_off_ms(failures: int) -> int:
+    """Wait after ``failures`` consecutive failed starts: 1, 2, 4 ... 60 seconds."""
+    return min(MAX_BACK_OFF_MS, 1000 * 2 ** min(failures - 1, 10)) if failures > 0 else 0
+
+
+def _sort(seen: AppSeen, revision: str) -> _Supply:
+    alive = [w for w in seen.workers if w.state is not WorkerState.TERMINATED]
+    leaving = [w for w in alive if w.stop_requested is not None or w.state is WorkerState.DRAINING]
+    staying = [w for w in alive if w.stop_requested is None and w.state is not WorkerState.DRAINING]
+    current = [w for w in staying if w.revision == revision]
+    old = [w for w in staying if w.revision != revision]
+    return _Supply(
+        starting=tuple(w for w in current if w.state in _STARTING),
+        ready=tuple(w for w in current if w.state in _READY),
+        old_starting=tuple(w for w in old if w.state in _STARTING),
+        old_ready=tuple(w for w in old if w.state in _READY),
+        current_total=sum(1 for w in alive if w.revision == revision),
+        leaving_in_flight=sum(w.in_flight for w in leaving),
+    )
+
+
+def _remember_lost_starts(policy: Policy, supply: _Supply, memory: Memory, now_ms: int) -> Memory:
+    if memory.revision != policy.revision or supply.ready:
+        return Memory(policy.revision)
+    lost = memory.starting - {w.worker_id for w in supply.starting}
+    if not lost:
+        return memory
+    return Memory(policy.revision, frozenset(), memory.lost_starts + 1, now_ms)
+
+
+def _targets(
+    scaling: ScalingSpec, multiplexing: int, seen: AppSeen, supply: _Supply, now_ms: int
+) -> tuple[int, int, int | None]:
+    """Workers wanted by all demand, by the demand that has waited scaling_delay, and when that wait ends."""
+    running = max(0, seen.in_progress - supply.leaving_in_flight)
+    target = _wanted(scaling, multiplexing, seen.queued + running)
+    if seen.queued == 0 or seen.oldest_queued_at_ms is None:
+        return target, target, None
+    delay_ends = seen.oldest_queued_at_ms + round(scaling.scaling_delay * 1000)
+    if now_ms >= delay_ends:
+        return target, target, None
+    return target, _wanted(scaling, multiplexing, running), delay_ends
+
+
+def _wanted(scaling: ScalingSpec, multiplexing: int, demand: int) -> int:
+    needed = -(-demand // max(1, multiplexing))
+    extra = max(scaling.concurrency_buffer, -(-needed * scaling.concurrency_buffer_perc // 100))
+    return max(0, min(max(scaling.min_concurrency, needed + extra), scaling.max_concurrency))
+
+
+def _room_to_grow(scaling: ScalingSpec, supply: _Supply, target: int) -> int:
+    room = scaling.max_concurrency - supply.current_total
+    if supply.old_ready:
+        room = min(room, scaling.max_concurrency + ROLL_OVER_SURGE - supply.current_total - len(supply.old_ready))
+    return max(0, min(target - supply.live, room))
+
+
+def _failures(policy: Policy, memory: Memory) -> int:
+    return max(policy.startup_failures, memory.lost_starts)
+
+
+def _hold_back(
+    policy: Policy, memory: Memory, supply: _Supply, start: int, now_ms: int
+) -> tuple[int, str | None, int | None]:
+    """Fewer starts for a revision whose last start failed: none during the back-off, then one at a time."""
+    failures = _failures(policy, memory)
+    if failures == 0 or start == 0:
+        return start, None, None
+    last = max(policy.last_startup_failure_at_ms or 0, memory.last_lost_at_ms or 0)
+    retry_at = last + back_off_ms(failures)
+    if now_ms < retry_at:
+        return 0, f"the last {failures} start(s) failed; next try in {(retry_at - now_ms) / 1000:.1f} s", retry_at
+    return max(0, min(start, 1 - len(supply.starting))), None, None
+
+
+def _stops(
+    scaling: ScalingSpec, supply: _Supply, target: int, failing: bool, now_ms: int
+) -> tuple[tuple[Stop, ...], int | None]:
+    stops = [Stop(w.worker_id, "kill", "its revision was replaced") for w in supply.old_starting]
+    stops += _over_max(scaling.max_concurrency, supply)
+    taken = {stop.worker_id for stop in stops}
+    ready = [w for w in supply.ready if w.worker_id not in taken]
+    idle_stops, ends = _past_keep_alive(ready, len(ready) - target, scaling.keep_alive, now_ms)
+    stops += idle_stops
+    if failing:
+        # A revision that does not start must not cost the app the workers that still serve it.
+        old_stops, old_ends = _past_keep_alive(
+            supply.old_ready, len(supply.old_ready) - target, scaling.keep_alive, now_ms
+        )
+    else:
+        leaving = max(0, len(supply.old_ready) - max(0, target - len(ready)))
+        old_stops = [
+            Stop(w.worker_id, "drain", "its revision was replaced") for w in _longest_idle(supply.old_ready)[:leaving]
+        ]
+        old_ends = None
+    stops += old_stops
+    return tuple(stops), min((at for at in (ends, old_ends) if at is not None), default=None)
+
+
+def _over_max(maximum: int, supply: _Supply) -> list[Stop]:
+    """The maximum was lowered: starting workers go first, then idle ones, and busy ones finish what they hold."""
+    excess = supply.live - maximum
+    if excess <= 0:
+        return []
+    newest_first = sorted(supply.starting, key=lambda w: (-w.created_at_ms, w.worker_id))
+    kills = [Stop(w.worker_id, "kill", "max_concurrency was lowered") for w in newest_first[:excess]]
+    rest = _longest_idle(supply.ready)[: excess - len(kills)]
+    return kills + [Stop(w.worker_id, "drain", "max_concurrency was lowered") for w in rest]
+
+
+def _past_keep_alive(
+    ready: list[WorkerRecord] | tuple[WorkerRecord, ...], spare: int, keep_alive: int, now_ms: int
+) -> tuple[list[Stop], int | None]:
+    """Idle workers whose keep_alive is over, at most ``spare``; and when the next one's ends."""
+    if spare <= 0:
+        return [], None
+    stops: list[Stop] = []
+    for worker in _longest_idle(ready):
+        if len(stops) == spare or worker.in_flight > 0 or worker.idle_since_ms is None:
+            break
+        ends = max(worker.idle_since_ms, worker.ready_at_ms or 0) + keep_alive * 1000
+        if now_ms < ends:
+            return stops, ends
+        stops.append(Stop(worker.worker_id, "idle", f"idle for keep_alive ({keep_alive} s)"))
+    return stops, None
+
+
+def _longest_idle(workers: list[WorkerRecord] | tuple[WorkerRecord, ...]) -> list[WorkerRecord]:
+    """Those with nothing to do first, longest idle first; then the busy ones, least busy first."""
+
+    def order(worker: WorkerRecord) -> tuple[int, int, int, str]:
+        idle = worker.in_flight == 0 and worker.idle_since_ms is not None
+        since = max(worker.idle_since_ms or 0, worker.ready_at_ms or 0) if idle else 0
+        return (0 if idle else 1, since, worker.in_flight, worker.worker_id)
+
+    return sorted(workers, key=order)
