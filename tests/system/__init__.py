@@ -1,0 +1,1 @@
+"""The whole platform as users meet it: commands as processes, HTTP from outside, real environments."""

@@ -1,0 +1,179 @@
+"""`fal run` and curl, as the README tells a newcomer to do it, on a machine where nothing runs yet."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.platform import BIN, ROOT, command_environ
+from tests.support.waiting import wait_until
+
+
+class Running:
+    """A `fal run` in the background whose output is collected."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [str(BIN / "fal"), "run", *arguments],
+            cwd=ROOT,
+            env=command_environ(home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(line.rstrip("\n") for line in self.process.stdout)
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def url(self) -> str:
+        def find() -> str | None:
+            for line in list(self.lines):
+                if match := re.fullmatch(r"Access your exposed service at (\S+)", line.strip()):
+                    return match[1]
+            assert self.process.poll() is None, self.output
+            return None
+
+        return wait_until(find, "the line with the service's address", timeout=120) or ""
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(60)
+        self._reader.join(10)
+        return code
+
+
+@pytest.fixture
+def home(tmp_path: Path, shared_builds: Path) -> Iterator[Path]:
+    """An empty HOME whose data folder shares the session's built environments."""
+    data = tmp_path / ".keepwarm"
+    data.mkdir()
+    for name in ("environments", "uv-cache"):
+        (data / name).symlink_to(shared_builds / name)
+    yield tmp_path
+    left = processes_of(tmp_path)
+    for process in left:
+        process.kill()
+    assert not left, f"left running: {[p.info for p in left]}"
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Processes whose environment names that HOME or a folder in it."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        try:
+            if any(str(home) in value for value in process.environ().values()):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def curl(*arguments: str) -> str:
+    done = subprocess.run(
+        ["curl", "-sS", "--noproxy", "*", *arguments], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout
+
+
+def test_run_curl_interrupt(home: Path) -> None:
+    """The main job: one command, a URL, one curl with nothing but the body, and nothing left afterwards."""
+    running = Running(home, "examples/hello.py::Hello")
+    url = running.url()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[a-z0-9-]+/[0-9a-f-]{36}", url), url
+    answer = curl("-X", "POST", url, "-H", "Content-Type: application/json", "-d", '{"name": "Ada"}')
+    assert "Ada" in json.dumps(json.loads(answer)), answer
+    assert running.interrupt() == 0, running.output
+    with pytest.raises(subprocess.CalledProcessError):
+        curl("-X", "POST", url, "-d", "{}")
+    wait_until(lambda: not processes_of(home), "everything that fal run started to be gone", timeout=30)
+
+
+def test_two_runs_share_one_platform(home: Path) -> None:
+    """Two developers' terminals: the second run uses the first one's platform and survives the first one's end."""
+    first = Running(home, "examples/hello.py::Hello")
+    first_url = first.url()
+    second = Running(home, "examples/hello.py::Hello")
+    second_url = second.url()
+    assert first_url.rsplit("/", 1)[0] == second_url.rsplit("/", 1)[0]
+    assert first.interrupt() == 0, first.output
+    answer = curl("-X", "POST", second_url, "-H", "Content-Type: application/json", "-d", '{"name": "Bo"}')
+    assert "Bo" in answer
+    assert second.interrupt() == 0, second.output
+
+
+def test_killed_run_takes_its_platform_along(home: Path) -> None:
+    """A laptop's terminal is closed hard: no process may stay behind."""
+    running = Running(home, "examples/hello.py::Hello")
+    running.url()
+    running.process.kill()
+    running.process.wait()
+    wait_until(lambda: not processes_of(home), "the embedded platform to notice and leave", timeout=60)
+
+
+def test_app_logs_are_streamed(home: Path) -> None:
+    running = Running(home, "tests/system/apps/basic.py::Counting")
+    url = running.url()
+    curl("-X", "POST", url, "-H", "Content-Type: application/json", "-d", '{"text": "shown to me"}')
+    wait_until(lambda: "call 1: shown to me" in running.output, "the app's print in fal run's output")
+    assert running.interrupt() == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("tests/system/apps/basic.py::Countng", ["Countng", "Counting"]),
+        ("tests/system/apps/nowhere.py::App", ["nowhere.py"]),
+        ("tests/system/apps/basic.py::Unsatisfiable", ["six==99.0"]),
+        ("examples/sdxl.py::MyApp", ["No host offers GPU-A100", "XS, S, M, L, XL", "--cpu-fallback"]),
+    ],
+    ids=["wrong class", "no such file", "unsatisfiable requirement", "no such GPU"],
+)
+def test_refusals(home: Path, reference: str, says: list[str]) -> None:
+    """Each mistake gets one clear message, exit status 1, and nothing is left running."""
+    done = subprocess.run(
+        [str(BIN / "fal"), "run", reference],
+        cwd=ROOT,
+        env=command_environ(home),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    shown = done.stdout + done.stderr
+    assert done.returncode == 1, shown
+    assert all(part in shown for part in says), shown
+    assert "Traceback" not in shown
+    wait_until(lambda: not processes_of(home), "nothing to be left", timeout=30)
+
+
+def test_doctor_refuses_like_run(home: Path) -> None:
+    done = subprocess.run(
+        [str(BIN / "keepwarm"), "doctor", "examples/sdxl.py::MyApp"],
+        cwd=ROOT,
+        env=command_environ(home),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "No host offers GPU-A100" in done.stdout
+    assert "XS, S, M, L, XL" in done.stdout
