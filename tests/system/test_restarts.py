@@ -1,0 +1,101 @@
+"""`keepwarm up` keeps its services alive, and when it is stopped nothing is left."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.platform import PlatformUnderTest
+from tests.support.waiting import wait_until
+
+APPS = "tests/system/apps/basic.py"
+
+
+@pytest.fixture
+def own(start_platform: Callable[..., PlatformUnderTest]) -> Iterator[PlatformUnderTest]:
+    platform = start_platform()
+    yield platform
+    platform.stop()
+
+
+def below(platform: PlatformUnderTest) -> list[psutil.Process]:
+    assert platform.process is not None
+    return psutil.Process(platform.process.pid).children(recursive=True)
+
+
+def service(platform: PlatformUnderTest, *words: str) -> psutil.Process | None:
+    """The child whose command line holds all ``words``."""
+    for process in below(platform):
+        try:
+            if all(any(word in part for part in process.cmdline()) for word in words):
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+@pytest.mark.parametrize("words", [("gateway",), ("scheduler",), ("gpu_worker",), ("keepwarm.jobs",), ("-server",)])
+def test_a_killed_service_comes_back(platform: PlatformUnderTest, words: tuple[str, ...]) -> None:
+    """Any one service is killed; callers see at most one failed answer and then everything works as before."""
+    url = platform.deploy(APPS, "Counting", auth="private")
+    with platform.client() as client:
+        assert client.post(url, json={}).status_code == 200
+        victim = wait_until(lambda: service(platform, *words), f"a process of {words}")
+        assert victim is not None
+        victim.kill()
+        victim.wait(10)
+
+        def answered() -> bool:
+            try:
+                return client.post(url, json={}, timeout=30).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        wait_until(answered, f"an answer after {words} was killed", timeout=60)
+        again = wait_until(lambda: service(platform, *words), f"{words} to run again", timeout=60)
+        assert again is not None
+        assert again.pid != victim.pid
+
+
+def test_one_signal_stops_everything(own: PlatformUnderTest) -> None:
+    url = own.deploy(APPS, "Counting", auth="private")
+    with own.client() as client:
+        assert client.post(url, json={}).status_code == 200
+    own.stop()
+    assert not (own.data / "platform.json").exists()
+    assert own.process is not None
+    assert own.process.returncode == 0
+
+
+def test_a_second_signal_forces(own: PlatformUnderTest) -> None:
+    """A request that would run for minutes does not keep a forced platform alive."""
+    url = own.deploy(APPS, "Counting", auth="private")
+    assert own.process is not None
+    with own.client() as client:
+        client.post(f"/queue{url.removeprefix(own.url)}", json={"seconds": 300}).raise_for_status()
+        wait_until(
+            lambda: any(w["state"] == "RUNNING" for w in own.workers("tester/counting")), "the request to run", 60
+        )
+    processes = below(own)
+    own.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "stopping" in own.log.read_text(), "the first signal to be taken")
+    own.process.send_signal(signal.SIGTERM)
+    own.process.wait(20)
+    _, left = psutil.wait_procs(processes, timeout=10)
+    assert not left, [p.cmdline() for p in left]
+
+
+def test_a_second_platform_on_the_same_folder_is_refused(own: PlatformUnderTest) -> None:
+    second = PlatformUnderTest(own.data)
+    with pytest.raises(AssertionError, match="already runs on"):
+        # It ends with a message; the first one is not disturbed.
+        second.data.joinpath("platform.json").rename(second.data / "moved.json")
+        try:
+            second.start()
+        finally:
+            second.data.joinpath("moved.json").rename(second.data / "platform.json")
+    assert httpx.get(f"{own.url}/health", trust_env=False).status_code == 200
