@@ -1,0 +1,60 @@
+"""What user code imports as ``fal``: the public names, each loaded when it is first used (PEP 562).
+
+``import fal`` stays cheap on purpose: the command line, the supervisor and every user file pay for it, and none of them
+wants fastapi, pydantic or Pillow before a class that needs them is touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fal._endpoints import HealthCheck, endpoint, realtime
+    from fal._functions import cached, function, isolated
+    from fal._settings import RetryConfig
+    from fal.app import App, RequestContext
+
+__version__ = "0.1.0"
+
+#: public name -> module that defines it
+_HOMES = {
+    "App": "fal.app",
+    "HealthCheck": "fal._endpoints",
+    "RequestContext": "fal.app",
+    "RetryConfig": "fal._settings",
+    "cached": "fal._functions",
+    "endpoint": "fal._endpoints",
+    "function": "fal._functions",
+    "isolated": "fal._functions",
+    "realtime": "fal._endpoints",
+}
+_SUBMODULES = frozenset({"app", "exceptions", "toolkit"})
+
+__all__ = [
+    "App",
+    "HealthCheck",
+    "RequestContext",
+    "RetryConfig",
+    "__version__",
+    "cached",
+    "endpoint",
+    "function",
+    "isolated",
+    "realtime",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"fal.{name}")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fal' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_SUBMODULES})

@@ -243,7 +243,7 @@ def decode(body: bytes | bytearray | memoryview) -> Message:
         ProtocolError: not msgpack, an unknown tag or a missing field.
     """
     try:
-        raw: Any = msgpack.unpackb(body, strict_map_key=True, max_buffer_size=MAX_FRAME_BYTES)
+        raw: Any = msgpack.unpackb(body, strict_map_key=True)
         cls = _BY_TAG[raw.pop("t")]
         known = _FIELDS[cls]
         if "headers" in raw:

@@ -1,0 +1,232 @@
+"""The life of a runner: load the app, set it up, serve, stop. One object, read from top to bottom.
+
+Owns stages, readiness, the order of stopping and exit codes. Leaves frames to ``channel`` and answers to ``serving``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fal import _context
+from fal._runner.channel import Channel
+from fal._runner.files import PlatformFiles
+from fal._runner.output import Output, user_frames
+from fal._runner.protocol import Headers, Message, Ready, Stage, Start, StartFailed
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from fal._runner.serving import Serving
+    from fal.app import App
+
+EXIT_OK = 0
+EXIT_START_FAILED = 3
+
+
+class Life:
+    """One app in one process.
+
+    Args:
+        start: what to load.
+        channel: to the supervisor; its messages must be given to ``receive`` and its loss to ``lost``.
+        output: the streams of user code.
+    """
+
+    def __init__(self, start: Start, channel: Channel, output: Output) -> None:
+        self._start = start
+        self._channel = channel
+        self._output = output
+        self._files = PlatformFiles(channel, start.files_dir, start.storage_hosts)
+        self._instance: App | None = None
+        self._serving: Serving | None = None
+        self._stop: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+        self._orphaned = False
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Everything from here to the end; returns the exit code."""
+        _announce(self._start)
+        _context.set_runner(self._files)
+        began = time.perf_counter()
+        try:
+            if self._start.cpu_fallback_for:
+                from fal._runner import cuda_on_cpu
+
+                cuda_on_cpu.install_on_import(self._start.cpu_fallback_for)
+            self._instance, app = self._load()
+        except BaseException as error:  # noqa: BLE001 - a user's file may raise anything, SystemExit included
+            return self._failed("import", error)
+        self._channel.send(Stage("import", time.perf_counter() - began))
+        # Not asyncio.run(): it would wait for executor threads of user code that may never end.
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(self._live(app))
+
+    def _load(self) -> tuple[App, FastAPI]:
+        from fal._routes import build_fastapi
+        from fal._runner.loading import find_app, load_module, prepare_path
+
+        start = self._start
+        prepare_path(start.bundle_dir, start.entry_file)
+        cls = find_app(load_module(start.bundle_dir, start.entry_file), start.class_name)
+        instance = cls(_allow_init=True)
+        return instance, build_fastapi(instance)
+
+    def _failed(self, stage: str, error: BaseException) -> int:
+        lines = traceback.format_exception(type(error), error, user_frames(error))
+        text = "".join(lines)
+        self._output.finish()
+        self._channel.send(
+            StartFailed(stage, "".join(traceback.format_exception_only(type(error), error)).strip(), text)
+        )
+        return EXIT_START_FAILED
+
+    # --- serve --------------------------------------------------------------------------------------------------------
+
+    async def _live(self, app: FastAPI) -> int:
+        assert self._instance is not None
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        began = time.perf_counter()
+        lifespan = self._instance.lifespan(app)
+        try:
+            await lifespan.__aenter__()
+        except BaseException as error:  # noqa: BLE001 - setup() is user code and may raise anything
+            return self._failed("setup", error)
+        self._channel.send(Stage("setup", time.perf_counter() - began))
+        self._serve(app)
+        await self._stop.wait()
+        return await self._end(lifespan)
+
+    def _serve(self, app: FastAPI) -> None:
+        from fal._runner.serving import Serving
+
+        assert self._loop is not None
+        self._serving = Serving(
+            app,  # type: ignore[arg-type]
+            self._channel,
+            self._output,
+            self._extra_headers,
+            frozenset(path for route in app.routes if (path := getattr(route, "path", None))),
+            self._saw_base_url,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        ready = Ready(_openapi_text(app, self._output), type(self._instance).get_endpoints(), self._device())
+        self._channel.attach(self._loop)
+        self._channel.send(ready)
+
+    def receive(self, message: Message) -> None:
+        """One message from the supervisor, on the loop."""
+        if self._serving is not None:
+            self._serving.receive(message)
+
+    def _saw_base_url(self, base_url: str) -> None:
+        self._files.latest_base_url = base_url
+
+    def _extra_headers(self) -> Headers:
+        from fal._routes import hints_header
+
+        assert self._instance is not None
+        headers: Headers = []
+        if self._start.cpu_fallback_for:
+            headers.append((b"x-keepwarm-device", self._device().encode("latin-1", "replace")))
+        if type(self._instance).provide_hints is not _no_hints():
+            hints = hints_header(self._instance)
+            if hints:
+                headers.append((b"x-fal-runner-hints", hints.encode("latin-1")))
+        return headers
+
+    def _device(self) -> str:
+        if self._start.cpu_fallback_for:
+            return f"cpu (standing in for {self._start.cpu_fallback_for})"
+        return "cuda" if self._start.machine_type.startswith("GPU") else "cpu"
+
+    # --- stop ---------------------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # A plain signal handler runs between two bytecodes of the main thread, so handle_exit() reaches an app even
+        # while one of its async handlers holds the event loop.
+        if self._stopping:
+            return
+        self._stopping = True
+        assert self._instance is not None
+        try:
+            self._instance.handle_exit()
+        except Exception as error:  # noqa: BLE001 - user code; its failure must not keep the runner alive
+            self._output.exception(error)
+        self._wake()
+
+    def lost(self) -> None:
+        """The supervisor has gone. Nobody waits for answers; end at once."""
+        self._orphaned = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._loop is not None and self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def _end(self, lifespan: Any) -> int:
+        assert self._serving is not None
+        if self._orphaned:
+            self._serving.abandon()
+        await self._serving.wait_until_idle()
+        self._channel.detach()
+        try:
+            await lifespan.__aexit__(None, None, None)
+        except Exception as error:  # noqa: BLE001 - teardown() is user code
+            self._output.exception(error)
+        self._output.finish()
+        return EXIT_OK
+
+
+def _no_hints() -> object:
+    from fal.app import App
+
+    return App.provide_hints
+
+
+def _announce(start: Start) -> None:
+    os.environ["IS_ISOLATE_AGENT"] = "1"
+    os.environ["FAL_RUNNER_STATE"] = "SETUP"
+    os.environ.setdefault("FAL_APP_NAME", start.app.rpartition("/")[2])
+    os.environ.setdefault("FAL_JOB_ID", start.worker_id)
+
+
+def _openapi_text(app: FastAPI, output: Output) -> str:
+    from pydantic.errors import PydanticUserError
+
+    from fal._routes import openapi_of
+
+    try:
+        document = openapi_of(app)
+    except PydanticUserError as error:
+        output.error(f"the app has no OpenAPI document: {error}")
+        document = {"openapi": "3.1.0", "info": {"title": app.title, "version": app.version}, "paths": {}}
+    return json.dumps(document)
+
+
+def seconds_since_process_start() -> float:
+    """How long this process has existed; falls back to CPU time where /proc is missing."""
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            ticks = int(stat.read().rpartition(b")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.process_time()
+
+
+def python_version() -> str:
+    """``3.11.7``."""
+    return ".".join(str(part) for part in sys.version_info[:3])

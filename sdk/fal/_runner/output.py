@@ -1,0 +1,191 @@
+"""``sys.stdout`` and ``sys.stderr`` of user code: whole lines become Log messages with the request they belong to.
+
+Owns line splitting and attribution. Descriptors 1 and 2 stay as they are, for native code that writes to them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from fal._context import current_request
+
+#: Longer lines are cut into pieces of this many characters.
+MAX_LINE = 16 * 1024
+#: A progress bar redraws its line with \\r; one redraw in so many seconds is passed on.
+_REDRAW_SECONDS = 1.0
+_LEVELS = ((logging.ERROR, "ERROR"), (logging.WARNING, "WARN"), (logging.INFO, "INFO"))
+
+#: level, line, unix seconds, request id
+Sink = Callable[[str, str, float, "str | None"], None]
+
+
+class LineWriter(io.TextIOBase):
+    """A text stream that gives each whole line to ``sink``.
+
+    Args:
+        level: ``STDOUT`` or ``STDERR``.
+        sink: receives the lines.
+        descriptor: what ``fileno()`` tells; also where a forked child of this process writes.
+        is_foreign: True in such a child.
+    """
+
+    def __init__(self, level: str, sink: Sink, descriptor: int, is_foreign: Callable[[], bool]) -> None:
+        super().__init__()
+        self._level = level
+        self._sink = sink
+        self._descriptor = descriptor
+        self._is_foreign = is_foreign
+        self._partial: dict[tuple[str | None, int], str] = {}
+        self._redrawn = 0.0
+        self.buffer = _Bytes(self)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "replace"
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if self._is_foreign():
+            os.write(self._descriptor, text.encode("utf-8", "replace"))
+            return len(text)
+        request = current_request()
+        request_id = request.request_id if request is not None else None
+        key = (request_id, threading.get_ident())
+        whole = self._partial.pop(key, "") + text
+        *lines, rest = whole.split("\n")
+        for line in lines:
+            self._emit(
+                line.rpartition("\r")[2] if not line.endswith("\r") else line[:-1].rpartition("\r")[2], request_id
+            )
+        if "\r" in rest:
+            rest = self._redraw(rest, request_id)
+        while len(rest) > MAX_LINE:
+            self._emit(rest[:MAX_LINE], request_id)
+            rest = rest[MAX_LINE:]
+        if rest:
+            self._partial[key] = rest
+        return len(text)
+
+    def _redraw(self, text: str, request_id: str | None) -> str:
+        drawn, _, rest = text.rpartition("\r")
+        now = time.monotonic()
+        line = drawn.rpartition("\r")[2]
+        if line.strip() and now - self._redrawn >= _REDRAW_SECONDS:
+            self._redrawn = now
+            self._emit(line, request_id)
+        return "\r" + rest if rest else ""
+
+    def _emit(self, line: str, request_id: str | None) -> None:
+        at = time.time()
+        for start in range(0, len(line) or 1, MAX_LINE):
+            self._sink(self._level, line[start : start + MAX_LINE], at, request_id)
+
+    def end_request(self, request_id: str) -> None:
+        """Pass on what the request left without a line end."""
+        for key in [key for key in self._partial if key[0] == request_id]:
+            rest = self._partial.pop(key, "").strip("\r")
+            if rest:
+                self._emit(rest, request_id)
+
+    def finish(self) -> None:
+        """Pass on everything left without a line end."""
+        for key in list(self._partial):
+            rest = self._partial.pop(key, "").strip("\r")
+            if rest:
+                self._emit(rest, key[0])
+
+
+class _Bytes(io.RawIOBase):
+    """``sys.stdout.buffer``."""
+
+    def __init__(self, text: LineWriter) -> None:
+        super().__init__()
+        self._text = text
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._text.fileno()
+
+    def write(self, data: object) -> int:
+        raw = bytes(data)  # type: ignore[call-overload]
+        self._text.write(raw.decode("utf-8", "replace"))
+        return len(raw)
+
+
+class _LoggedLines(logging.Handler):
+    """Where ``logging`` goes when the app configures nothing: lines with their level."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(logging.WARNING)
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = next((name for number, name in _LEVELS if record.levelno >= number), "DEBUG")
+        request = current_request()
+        for line in self.format(record).splitlines():
+            self._sink(level, line[:MAX_LINE], record.created, request.request_id if request else None)
+
+
+class Output:
+    """The two streams of this process, replaced while user code runs."""
+
+    def __init__(self, sink: Sink, is_foreign: Callable[[], bool]) -> None:
+        self._sink = sink
+        self._streams = (LineWriter("STDOUT", sink, 1, is_foreign), LineWriter("STDERR", sink, 2, is_foreign))
+
+    def install(self) -> None:
+        """Replace ``sys.stdout`` and ``sys.stderr``."""
+        sys.stdout, sys.stderr = self._streams  # type: ignore[assignment]
+        logging.lastResort = _LoggedLines(self._sink)
+
+    def end_request(self, request_id: str) -> None:
+        """Pass on the request's unfinished lines."""
+        for stream in self._streams:
+            if stream._partial:
+                stream.end_request(request_id)
+
+    def finish(self) -> None:
+        """Pass on all unfinished lines."""
+        for stream in self._streams:
+            stream.finish()
+
+    def error(self, message: str, request_id: str | None = None) -> None:
+        """Log a line of the platform's own."""
+        for line in message.splitlines():
+            self._sink("ERROR", line[:MAX_LINE], time.time(), request_id)
+
+    def exception(self, error: BaseException, request_id: str | None = None) -> None:
+        """Log a traceback, starting in user code."""
+        self.error("".join(traceback.format_exception(type(error), error, user_frames(error))), request_id)
+
+
+def user_frames(error: BaseException) -> object:
+    """The traceback of ``error`` without the frames of this package and of the web framework that lead to it."""
+    skipped = (os.path.dirname(os.path.dirname(__file__)), "/fastapi/", "/starlette/", "<frozen importlib")
+    trace = error.__traceback__
+    while trace is not None and any(part in trace.tb_frame.f_code.co_filename for part in skipped):
+        trace = trace.tb_next
+    return trace if trace is not None else error.__traceback__

@@ -1,0 +1,308 @@
+"""Answers Request messages by driving the app as an in-process ASGI app.
+
+Owns the exchange between one Request and its answer: whole answers, streams with credit, cancellation, attribution of
+logs. Leaves routes and error answers to ``fal._routes`` and how many requests run at once to the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from fal._context import RequestContext, set_current_request
+from fal._runner.channel import Channel
+from fal._runner.output import Output
+from fal._runner.protocol import (
+    Cancel,
+    Credit,
+    Headers,
+    Request,
+    Response,
+    ResponseChunk,
+    ResponseEnd,
+    ResponseStart,
+)
+
+#: Chunks that a stream may send before the platform has asked for more.
+FIRST_CREDIT = 64
+#: Larger pieces of a stream are cut.
+MAX_CHUNK_BYTES = 1024 * 1024
+_JSON = (b"content-type", b"application/json")
+
+Scope = dict[str, Any]
+ASGIMessage = dict[str, Any]
+ASGIApp = Callable[
+    [Scope, Callable[[], Awaitable[ASGIMessage]], Callable[[ASGIMessage], Awaitable[None]]], Awaitable[None]
+]
+
+
+class CallerGone(OSError):
+    """Raised into a stream whose caller has cancelled; servers of ASGI apps signal it as an OSError."""
+
+
+class Exchange:
+    """One Request and its answer."""
+
+    __slots__ = (
+        "_body_read", "_channel", "_credit", "_extra_headers", "_gone", "_headers", "_more", "_parts", "_status",
+        "answered", "cancelled", "request", "streaming", "task",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, channel: Channel, extra_headers: Headers) -> None:
+        self.request = request
+        self.task: asyncio.Task[None] | None = None
+        self.answered = False
+        self.cancelled = False
+        self.streaming = False
+        self._channel = channel
+        self._extra_headers = extra_headers
+        self._body_read = False
+        self._status = 500
+        self._headers: Headers = []
+        self._parts: list[bytes] = []
+        self._credit = FIRST_CREDIT
+        self._more: asyncio.Event | None = None
+        self._gone: asyncio.Event | None = None
+
+    # --- the two callables that the ASGI app gets ---------------------------------------------------------------------
+
+    async def receive(self) -> ASGIMessage:
+        if not self._body_read:
+            self._body_read = True
+            return {"type": "http.request", "body": self.request.body, "more_body": False}
+        if not self.cancelled:
+            if self._gone is None:
+                self._gone = asyncio.Event()
+            await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: ASGIMessage) -> None:
+        if self.cancelled and self.streaming:
+            raise CallerGone("the request was cancelled")
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._status = message["status"]
+            self._headers = [*message.get("headers", ()), *self._extra_headers]
+            # An answer of unknown length is a stream: its caller wants the start now, not with the first piece.
+            if self.request.stream and not any(key == b"content-length" for key, _ in self._headers):
+                self._start_stream()
+        elif kind == "http.response.body":
+            body, more = message.get("body", b""), message.get("more_body", False)
+            if not more and not self.streaming:
+                self._answer(body)
+                return
+            if more and not self.streaming and self.request.stream:
+                self._start_stream()
+            if self.streaming:
+                await self._send_chunks(body, more)
+            else:
+                self._parts.append(bytes(body))
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _answer(self, body: bytes) -> None:
+        if self._parts:
+            body = b"".join([*self._parts, body])
+        self.answered = True
+        request = self.request
+        self._channel.send(Response(request.id, request.attempt, self._status, self._headers, bytes(body)))
+
+    def answer_error(self, status: int, detail: str) -> None:
+        """End the exchange, if it has not ended, with an error of the runner's own."""
+        if self.answered:
+            return
+        if self.streaming:
+            self.answered = True
+            self._channel.send(ResponseEnd(self.request.id, self.request.attempt, detail))
+            return
+        self._status, self._headers, self._parts = status, [_JSON, *self._extra_headers], []
+        self._answer(b'{"detail":"%b"}' % detail.replace("\\", "\\\\").replace('"', '\\"').encode())
+
+    def _start_stream(self) -> None:
+        self.streaming = True
+        self._channel.send(ResponseStart(self.request.id, self.request.attempt, self._status, self._headers))
+
+    async def _send_chunks(self, body: bytes, more: bool) -> None:
+        request = self.request
+        for start in range(0, len(body), MAX_CHUNK_BYTES):
+            while self._credit <= 0 and not self.cancelled:
+                self._more = asyncio.Event()
+                await self._more.wait()
+            if self.cancelled:
+                raise CallerGone("the request was cancelled")
+            self._credit -= 1
+            self._channel.send(ResponseChunk(request.id, request.attempt, bytes(body[start : start + MAX_CHUNK_BYTES])))
+        if not more:
+            self.answered = True
+            self._channel.send(ResponseEnd(request.id, request.attempt))
+
+    # --- from the platform --------------------------------------------------------------------------------------------
+
+    def add_credit(self, chunks: int) -> None:
+        """The platform can take ``chunks`` more pieces."""
+        self._credit += chunks
+        if self._more is not None:
+            self._more.set()
+
+    def disconnect(self) -> None:
+        """``request.is_disconnected()`` is true from now on."""
+        self.cancelled = True
+        for event in (self._more, self._gone):
+            if event is not None:
+                event.set()
+
+
+class Serving:
+    """All requests of one runner.
+
+    Args:
+        app: the ASGI app.
+        channel: where answers go.
+        output: the streams whose lines belong to requests.
+        extra_headers: called for each request; headers added to its answer.
+        paths: the app's routes; one that ends in ``/cancel`` is told of cancellations.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        channel: Channel,
+        output: Output,
+        extra_headers: Callable[[], Headers],
+        paths: frozenset[str],
+        on_base_url: Callable[[str], None],
+    ) -> None:
+        self._app = app
+        self._channel = channel
+        self._output = output
+        self._extra_headers = extra_headers
+        self._paths = paths
+        self._on_base_url = on_base_url
+        self._running: dict[str, Exchange] = {}
+        self._side_tasks: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def receive(self, message: object) -> None:
+        """Take one message from the supervisor. Runs on the loop."""
+        kind = type(message)
+        if kind is Request:
+            self._accept(message)  # type: ignore[arg-type]
+        elif kind is Credit:
+            exchange = self._running.get(message.id)  # type: ignore[attr-defined]
+            if exchange is not None:
+                exchange.add_credit(message.chunks)  # type: ignore[attr-defined]
+        elif kind is Cancel:
+            self._cancel(message.id)  # type: ignore[attr-defined]
+
+    async def wait_until_idle(self) -> None:
+        """Wait for all running requests."""
+        await self._idle.wait()
+
+    def abandon(self) -> None:
+        """Nobody waits for answers any more: cancel everything that can be cancelled."""
+        for exchange in list(self._running.values()):
+            exchange.disconnect()
+            if exchange.task is not None:
+                exchange.task.cancel()
+
+    def _accept(self, request: Request) -> None:
+        exchange = Exchange(request, self._channel, self._extra_headers())
+        self._running[request.id] = exchange
+        self._idle.clear()
+        self._on_base_url(request.base_url)
+        exchange.task = asyncio.get_running_loop().create_task(self._serve(exchange))
+
+    async def _serve(self, exchange: Exchange) -> None:
+        request = exchange.request
+        set_current_request(RequestContext(request.id, request.path, request.headers, request.base_url))
+        try:
+            await self._app(_scope(request), exchange.receive, exchange.send)
+            exchange.answer_error(500, "the app sent no answer")
+        except asyncio.CancelledError:
+            exchange.answer_error(499, "the request was cancelled")
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything; it must cost one request only
+            if exchange.cancelled and isinstance(error, Exception):
+                exchange.answer_error(499, "the request was cancelled")
+            else:
+                self._output.exception(error, request.id)
+                exchange.answer_error(500, "Internal Server Error" if not exchange.streaming else _one_line(error))
+        finally:
+            self._output.end_request(request.id)
+            if self._running.get(request.id) is exchange:
+                del self._running[request.id]
+            if not self._running:
+                self._idle.set()
+
+    def _cancel(self, request_id: str) -> None:
+        exchange = self._running.get(request_id)
+        if exchange is None:
+            return
+        exchange.disconnect()
+        path = exchange.request.path.rstrip("/") + "/cancel"
+        if path in self._paths:
+            # The app has its own way to stop; it decides how the request ends.
+            task = asyncio.get_running_loop().create_task(self._tell_app(exchange.request, path))
+            self._side_tasks.add(task)
+            task.add_done_callback(self._side_tasks.discard)
+        elif exchange.task is not None:
+            exchange.task.cancel()
+
+    async def _tell_app(self, request: Request, path: str) -> None:
+        set_current_request(RequestContext(request.id, path, request.headers, request.base_url))
+        call = Request(request.id, request.attempt, "POST", path, b"", request.headers, b"", request.base_url, False)
+        unheard = _Unheard()
+        try:
+            await self._app(_scope(call), unheard.receive, unheard.send)
+        except BaseException as error:  # noqa: BLE001 - the cancel route is user code; its failure is only logged
+            self._output.exception(error, request.id)
+
+
+class _Unheard:
+    """Callables for an ASGI call whose answer nobody reads."""
+
+    async def receive(self) -> ASGIMessage:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: ASGIMessage) -> None:
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+
+
+_SERVERS: dict[str, tuple[str, tuple[str, int | None]]] = {}
+
+
+def _server(base_url: str) -> tuple[str, tuple[str, int | None]]:
+    known = _SERVERS.get(base_url)
+    if known is None:
+        parts = urlsplit(base_url)
+        known = (parts.scheme or "http", (parts.hostname or "localhost", parts.port))
+        if len(_SERVERS) < 64:  # callers choose the Host header: never let them fill the memory
+            _SERVERS[base_url] = known
+    return known
+
+
+def _scope(request: Request) -> Scope:
+    scheme, server = _server(request.base_url)
+    path = request.path
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": scheme,
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": path.encode("utf-8"),
+        "query_string": request.query,
+        "root_path": "",
+        "headers": request.headers,
+        "client": None,
+        "server": server,
+        "state": {},
+        "extensions": {},
+    }

@@ -1,0 +1,38 @@
+"""What user code raises to choose an answer, and what the SDK raises.
+
+    FalServerlessException
+    ├── AppException                  status and {"detail": message}
+    │   └── RequestCancelledException 499
+    ├── FieldException                422 in pydantic's shape
+    ├── GPUException                  503: the runner is replaced
+    │   └── CUDAOutOfMemoryException
+    ├── FileTooLargeError, AppFileUploadException, UnauthenticatedException
+
+Standard library only: status codes become HTTP in ``fal._error_answers``.
+"""
+
+from __future__ import annotations
+
+from fal.exceptions._errors import (
+    AppException,
+    AppFileUploadException,
+    FalServerlessException,
+    FieldException,
+    FileTooLargeError,
+    RequestCancelledException,
+    UnauthenticatedException,
+)
+from fal.exceptions._gpu import CUDAOutOfMemoryException, GPUException, catch_gpu_exceptions
+
+__all__ = [
+    "AppException",
+    "AppFileUploadException",
+    "CUDAOutOfMemoryException",
+    "FalServerlessException",
+    "FieldException",
+    "FileTooLargeError",
+    "GPUException",
+    "RequestCancelledException",
+    "UnauthenticatedException",
+    "catch_gpu_exceptions",
+]
