@@ -72,7 +72,7 @@ def place(
         allowing = [h for h in alive if stands_in(machine_type, h)]
         if allowing:
             return Placed(_least_loaded(allowing, load), machine_type, cpu_fallback_for=machine_type)
-    return Blocked(refusal(machine_types, alive, wanted))
+    return Blocked(refusal(machine_types, alive, wanted) or "No host has room.")
 
 
 def _least_loaded(hosts: Sequence[HostRecord], load: dict[str, int]) -> str:

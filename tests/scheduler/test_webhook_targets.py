@@ -1,0 +1,120 @@
+"""Where webhooks may go: every address of a name is checked, in whatever form it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Sequence
+
+import pytest
+
+from scheduler.control.webhook_targets import Target, TargetRefused, check_target, refused_network
+from tests.support.loop import run
+
+PRIVATE = [
+    "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1",
+    "169.254.169.254", "100.64.0.1", "192.0.0.8", "192.0.2.1", "192.31.196.1", "192.52.193.1", "192.88.99.1",
+    "192.175.48.1", "198.18.0.1", "198.19.255.255", "198.51.100.7", "203.0.113.9", "224.0.0.1", "239.255.255.255",
+    "240.0.0.1", "255.255.255.255",
+    "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1",
+    "2002:7f00:1::", "2001::1", "2001:db8::1", "3fff::1", "5f00::1", "fc00::1", "fd12:3456::1", "fe80::1", "fec0::1",
+    "ff02::1", "fe80::1%1",
+]  # fmt: skip
+PUBLIC = ["1.1.1.1", "8.8.8.8", "172.15.255.255", "172.32.0.1", "100.63.255.255", "2606:4700::1111", "::ffff:8.8.8.8"]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_and_odd_addresses_are_off_limits(address: str) -> None:
+    assert refused_network(ipaddress.ip_address(address)) is not None
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_public_addresses_may_be_called(address: str) -> None:
+    assert refused_network(ipaddress.ip_address(address)) is None
+
+
+def answering(*addresses: str):  # type: ignore[no-untyped-def]
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return addresses
+
+    return resolve
+
+
+def check(url: str, *addresses: str, allow_private: bool = False) -> Target:
+    return run(check_target(url, allow_private=allow_private, resolve=answering(*addresses)))
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
+    """A name with two addresses, one of them the metadata service's: checking only the first let the second through."""
+    with pytest.raises(TargetRefused, match=r"169\.254\.169\.254"):
+        check("https://example.com/hook", "1.1.1.1", "169.254.169.254")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2130706433",
+        "0x7f.1",
+        "0x7f000001",
+        "127.1",
+        "0177.0.0.1",
+        "[::1]",
+        "[::ffff:7f00:1]",
+        "127.0.0.1.",
+        "localhost",
+    ],
+)
+def test_other_spellings_of_loopback_resolve_to_it_and_are_refused(written: str) -> None:
+    with pytest.raises((TargetRefused, OSError)):
+        run(check_target(f"http://{written}/", allow_private=False))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.com/", "file:///etc/passwd", "example.com/hook", "https://", "https://user:secret@example.com/",
+        "https://example.com:99999/", "https://exa mple.com/", "https://example.com/\r\nX-Evil: 1", "https://[::1/",
+        "gopher://example.com/", f"https://{'ä' * 80}.com/",
+    ],
+)  # fmt: skip
+def test_malformed_urls_are_refused_with_a_reason(url: str) -> None:
+    with pytest.raises(TargetRefused):
+        check(url, "1.1.1.1")
+
+
+def test_only_the_usual_ports_unless_the_operator_says_otherwise() -> None:
+    with pytest.raises(TargetRefused, match="KEEPWARM_ALLOW_PRIVATE_WEBHOOKS=1"):
+        check("http://example.com:6379/", "1.1.1.1")
+    allowed = check("http://example.com:9000/x", "127.0.0.1", allow_private=True)
+    assert (allowed.port, allowed.addresses, allowed.host_header) == (9000, ("127.0.0.1",), "example.com:9000")
+
+
+def test_what_goes_on_the_wire() -> None:
+    target = check("https://Example.com/a b?q=ü&x=%20".replace(" ", "%20"), "1.1.1.1", "1.1.1.1", "8.8.8.8")
+    assert target == Target("https", "example.com", 443, "/a%20b?q=%C3%BC&x=%20", ("1.1.1.1", "8.8.8.8"))
+    assert check("http://bücher.example", "1.1.1.1").host_header == "xn--bcher-kva.example"
+    assert check("http://[2606:4700::1111]:80/", "2606:4700::1111").host_header == "[2606:4700::1111]"
+
+
+def test_a_name_without_an_address_may_have_one_later() -> None:
+    with pytest.raises(OSError):
+        check("https://example.com/")
+
+
+def test_resolving_does_not_block_the_loop() -> None:
+    async def scenario() -> None:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        with pytest.raises(TargetRefused):
+            await check_target("http://127.0.0.1/", allow_private=False)
+        ticking.cancel()
+        assert ticks > 0
+
+    run(scenario())
