@@ -147,7 +147,7 @@ class WebhookSender:
         except TargetRefused as error:
             return Try(False, str(error), final=True)
         except TimeoutError:
-            return Try(False, f"no answer within {self._total_timeout:.0f} s")
+            return Try(False, f"no answer within {self._total_timeout:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return Try(False, f"{type(error).__name__}: {error}".rstrip(": "))
 
