@@ -1,0 +1,209 @@
+"""Drives uv: one venv, then the layers in order. Explicit arguments, explicit environment, and uv's words kept.
+
+Requirements travel in files, not arguments: an address may hold a token, and every user of the machine sees arguments.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uv
+from packaging.utils import canonicalize_name
+
+from envbuilder.errors import BuildError, DiskFull, InstallFailed, SourceBuildFailed, Unsatisfiable
+from envbuilder.key import RUNTIME_NAMES, RUNTIME_REQUIREMENTS
+from envbuilder.plan import Attempt
+from envbuilder.process import BuildLog, Finished, Limits, run_child
+from envbuilder.requirements import Asked, Layer
+from envbuilder.settings import BuildSettings
+
+_UV = ("--no-config", "--color", "never", "--no-python-downloads")
+#: Later than any upload: exempts one name from ``--exclude-newer``.
+_NO_CUTOFF = "9000-01-01T00:00:00Z"
+#: Dependencies of the runner's requirements, so that current ones can be had beside an old set.
+_RUNTIME_DEPENDENCIES = """
+    starlette pydantic-core annotated-types annotated-doc typing-extensions typing-inspection anyio idna
+"""
+_FICLONE = 0x40049409
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where one attempt is built: the venv to be, a scratch folder, and what its children may use."""
+
+    venv: Path
+    work: Path
+    settings: BuildSettings
+    limits: Limits
+    log: BuildLog
+
+    @property
+    def python(self) -> Path:
+        return self.venv / "bin" / "python"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """A home and a temp folder of its own: build scripts leave things behind."""
+        home, temporary = self.work / "home", self.work / "tmp"
+        home.mkdir(exist_ok=True)
+        temporary.mkdir(exist_ok=True)
+        return {
+            **self.settings.child_environment,
+            "HOME": str(home),
+            "TMPDIR": str(temporary),
+            "UV_CACHE_DIR": str(self.settings.uv_cache),
+        }
+
+    async def uv(self, doing: str, *arguments: str, environment: dict[str, str] | None = None) -> Finished:
+        return await run_child(
+            [uv.find_uv_bin(), *arguments, *_UV],
+            doing=doing,
+            environment=environment or self.environment,
+            cwd=self.work,
+            limits=self.limits,
+            log=self.log,
+        )
+
+
+async def create_venv(site: Site, interpreter: Path) -> None:
+    """An empty venv at its final path.
+
+    Raises:
+        BuildError: uv could not make it.
+    """
+    finished = await site.uv(
+        "The venv", "venv", "--quiet", "--no-project", "--python", str(interpreter), str(site.venv)
+    )
+    if finished.status != 0:
+        raise BuildError(f"No venv could be made with {interpreter}. Next: see uv's words below.\n{finished.text}")
+
+
+async def install_layers(site: Site, asked: Asked, attempt: Attempt) -> None:
+    """Install every layer; the runner's own requirements go beside the first, unless the user names them.
+
+    Raises:
+        BuildError: in uv's words, after a first line with the cause and the next step.
+    """
+    layers = asked.layers or (Layer(),)
+    runtime = runtime_requirements(asked)
+    bounds = [*(wanted.text for wanted in asked.constraints), *attempt.cpu_constraints]
+    constraints = site.work / "constraints.txt" if bounds else None
+    if constraints is not None:
+        constraints.write_text("\n".join(bounds) + "\n")
+    for number, layer in enumerate(layers, start=1):
+        shown = ", ".join(wanted.text for wanted in layer.wanted) or "the runner's requirements only"
+        step = f"layer {number} of {len(layers)}" if len(layers) > 1 else "packages"
+        site.log.say(f"Installing {step} {attempt.how}: {shown}")
+        lines = [wanted.text for wanted in layer.wanted] + (list(runtime) if number == 1 else [])
+        listing = site.work / f"layer-{number}.txt"
+        listing.write_text("\n".join(lines) + "\n")
+        arguments = _install_arguments(site, layer, attempt, listing, constraints)
+        environment = site.environment | _index_variables(layer, site.settings)
+        finished = await site.uv("The install", *arguments, environment=environment)
+        if finished.status != 0:
+            raise failure(finished, site.log.tail)
+
+
+def runtime_requirements(asked: Asked) -> tuple[str, ...]:
+    """What the runner needs and the user does not name: the user's own pin of such a package wins."""
+    named = {wanted.name for wanted in asked.wanted}
+    return tuple(line for name, line in zip(RUNTIME_NAMES, RUNTIME_REQUIREMENTS, strict=True) if name not in named)
+
+
+def _install_arguments(
+    site: Site, layer: Layer, attempt: Attempt, listing: Path, constraints: Path | None
+) -> list[str]:
+    settings = site.settings
+    arguments = ["pip", "install", "--python", str(site.python), "--link-mode", link_mode(settings)]
+    arguments += ["--requirements", str(listing)]
+    if constraints is not None:
+        arguments += ["--constraints", str(constraints)]
+    if layer.pre:
+        arguments += ["--prerelease", "allow"]
+    if not settings.source_builds:
+        arguments += ["--no-build"]
+    if settings.torch_backend not in ("auto", "index"):
+        arguments += ["--torch-backend", settings.torch_backend]
+    if attempt.exclude_newer is not None:
+        arguments += ["--exclude-newer", attempt.exclude_newer]
+    if attempt.runtime_may_be_newer:
+        for name in (*RUNTIME_NAMES, *_RUNTIME_DEPENDENCIES.split()):
+            arguments += ["--exclude-newer-package", f"{name}={_NO_CUTOFF}"]
+    return arguments
+
+
+def _index_variables(layer: Layer, settings: BuildSettings) -> dict[str, str]:
+    """Indexes travel as variables: their addresses may hold passwords."""
+    variables = {"UV_DEFAULT_INDEX": layer.index_url or settings.default_index}
+    if extra := (*layer.extra_index_urls, *settings.extra_indexes):
+        variables["UV_EXTRA_INDEX_URL"] = " ".join(extra)
+    if places := (*layer.find_links, *settings.find_links):
+        variables["UV_FIND_LINKS"] = ",".join(places)
+    return variables
+
+
+def link_mode(settings: BuildSettings) -> str:
+    """uv's word for ``settings.link_mode``. Where a filesystem cannot clone, uv's ``clone`` hard-links: ask first."""
+    if settings.link_mode not in ("auto", "clone"):
+        return settings.link_mode
+    return "clone" if can_clone(settings.uv_cache, settings.environments) else "copy"
+
+
+def can_clone(source_folder: Path, target_folder: Path) -> bool:
+    """Whether a file of one folder can be cloned (copy-on-write) into the other; tried with one small file."""
+    try:
+        with (
+            tempfile.NamedTemporaryFile(dir=source_folder) as source,
+            tempfile.NamedTemporaryFile(dir=target_folder) as target,
+        ):
+            source.write(b"\0" * 4096)
+            source.flush()
+            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+            return True
+    except OSError:
+        return False
+
+
+def failure(finished: Finished, tail: Sequence[str]) -> BuildError:
+    """uv's failure as one of ours: a first line with cause and next step, then uv's own words."""
+    text = finished.text
+    if "No space left on device" in text or "os error 28" in text:
+        return DiskFull("The disk is full. Next: free some room or evict unused environments, then build again.", tail)
+    if "No solution found" in text:
+        explanation = "error: No solution found" + text.partition("No solution found")[2]
+        return Unsatisfiable(
+            f"The requirements cannot be met: {_first_cause(explanation)} "
+            f"Next: correct or loosen the lines named here.\n{explanation}",
+            tail,
+        )
+    if "build backend returned an error" in text or "Failed to build" in text:
+        return SourceBuildFailed(
+            "A package has no wheel that fits and did not build from its source. "
+            f"Next: pick a version with a wheel for this Python, or see its build's words below.\n{text}",
+            tail,
+        )
+    if any(sign in text for sign in ("error sending request", "Failed to fetch", "dns error", "retries in")):
+        return InstallFailed(
+            "An index or a download could not be reached. Next: check the builder's network, proxy and index "
+            f"settings (UV_DEFAULT_INDEX, UV_EXTRA_INDEX_URL).\n{text}",
+            tail,
+        )
+    return InstallFailed(f"uv could not install the packages. Next: see its words below.\n{text}", tail)
+
+
+def _first_cause(explanation: str) -> str:
+    """uv's first sentence, when it is short enough to stand in one line."""
+    sentence = " ".join(explanation.partition("cause:")[2].partition("\n\n")[0].split())
+    return sentence if 0 < len(sentence) <= 240 else "see uv's explanation below."
+
+
+def installed_packages(venv: Path) -> tuple[str, ...]:
+    """``name==version`` of all distributions in ``venv``, sorted."""
+    folders = [str(folder) for folder in venv.glob("lib/python*/site-packages")]
+    found = importlib.metadata.distributions(path=folders)
+    return tuple(sorted(f"{canonicalize_name(d.metadata['Name'])}=={d.version}" for d in found if d.metadata["Name"]))
