@@ -1,0 +1,275 @@
+"""From a reference (``file.py``, ``file.py::Name`` or a name in pyproject.toml) to an app's spec and bundle.
+
+Owns running the user's file, finding the class and explaining what is wrong with either. Leaves the settings' meaning
+to ``fal._settings`` and the files to ``fal._bundle``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fal._bundle import Bundle, collect, search_roots
+from fal._import_failure import explain, flat, names_requirement
+from fal._problem import Problem, closest
+from fal._pyproject import NamedApp, app_names, find_pyproject, named_app
+from fal._settings import ATTRIBUTES, AppSettings
+from fal._spec import AppSpec, Auth, EnvironmentSpec
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+class LoadError(Problem):
+    """The app cannot be read from its file; nothing was sent anywhere."""
+
+    @classmethod
+    def of(cls, problem: Problem) -> LoadError:
+        """The same words as a LoadError."""
+        return cls(problem.what, why=problem.why, next_step=problem.next_step, detail=problem.detail)
+
+
+@dataclass(frozen=True)
+class LoadedApp:
+    """An app as its file describes it: the class itself, what the platform is told, and what travels."""
+
+    cls: type
+    spec: AppSpec
+    bundle: Bundle
+    file: Path
+    reset_scale: bool = False
+
+
+def load(
+    ref: str | None,
+    *,
+    app_name: str | None = None,
+    auth: Auth | None = None,
+    machine_type: str | None = None,
+    run: bool = False,
+    cwd: Path | None = None,
+) -> LoadedApp:
+    """Run the app's file and describe what it asks for.
+
+    Args:
+        ref: ``file.py``, ``file.py::Name`` or a name of ``[tool.fal.apps]``; None takes the only such name.
+        app_name, auth, machine_type: given on the command line; beat file and class.
+        run: for ``fal run``, which is public unless ``auth`` says otherwise, whatever the class says.
+
+    Raises:
+        LoadError: with the cause and the next step.
+    """
+    cwd = Path.cwd() if cwd is None else cwd
+    try:
+        named = _find(ref, cwd)
+        file = _existing_file(named.file, cwd)
+        roots = search_roots(file, cwd)
+        module = _run_file(file, roots, named.settings)
+        symbol, cls = _find_app(module, file, named.symbol)
+        settings = _settings(cls, named.settings, machine_type)
+        bundle = _bundle(file, settings, roots)
+    except LoadError:
+        raise
+    except Problem as problem:
+        raise LoadError.of(problem) from problem.__cause__
+    chosen = {
+        "name": _checked_name(app_name or named.name or settings.spec["name"], cls),
+        "class_name": symbol,
+        "entry_file": bundle.entry_file,
+        "auth": auth or ("public" if run else settings.spec.get("auth") or named.auth),
+    }
+    environment = EnvironmentSpec(**settings.environment, smoke_imports=_smoke_imports(bundle, settings))
+    spec = AppSpec(**{**settings.spec, **chosen, "environment": environment})
+    return LoadedApp(cls, spec, bundle, file, named.reset_scale)
+
+
+# --- which file and which name ----------------------------------------------------------------------------------------
+
+
+def _find(ref: str | None, cwd: Path) -> NamedApp:
+    pyproject = find_pyproject(cwd)
+    if ref is None:
+        names = app_names(pyproject) if pyproject is not None else []
+        if pyproject is None or len(names) != 1:
+            raise LoadError(
+                "Which app?",
+                why=f"{pyproject} has {', '.join(names)}." if names else "no pyproject.toml here names an app.",
+                next_step="give a file, as in app.py::MyApp" + (", or one of those names." if names else "."),
+            )
+        ref = names[0]
+    file, separator, symbol = ref.partition("::")
+    if separator or file.endswith(".py"):
+        return NamedApp("", Path(file), symbol or None, None, False)
+    if "/" in file or (cwd / file).exists():
+        raise LoadError(
+            f"{ref!r} is not a Python file.", next_step="name the file that holds the app, as in app.py::MyApp."
+        )
+    if pyproject is None or (file not in app_names(pyproject) and (cwd / f"{file}.py").is_file()):
+        exists = (cwd / f"{file}.py").is_file()
+        raise LoadError(
+            f"No app {ref!r}.",
+            why="a name without .py is looked up in pyproject.toml"
+            + (", and none was found here or above." if pyproject is None else f", and {pyproject} does not have it."),
+            next_step=f"did you mean {file}.py?" if exists else "give a file, as in app.py::MyApp.",
+        )
+    return named_app(pyproject, file)
+
+
+def _existing_file(file: Path, cwd: Path) -> Path:
+    path = (cwd / file.expanduser()).absolute()
+    if path.is_file():
+        return path.resolve()
+    if path.is_dir():
+        raise LoadError(f"{file} is a folder.", next_step=f"name the file inside it, as in {file}/app.py::MyApp.")
+    neighbours = [item.name for item in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    near = closest(path.name, neighbours)
+    raise LoadError(
+        f"There is no file {file}.",
+        why=f"looked for {path}." if path.parent.is_dir() else f"there is no folder {path.parent}.",
+        next_step=f"did you mean {path.with_name(near).relative_to(path.parent)}?" if near else "check the path.",
+    )
+
+
+def _checked_name(name: Any, cls: type) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise LoadError(
+            f"{name!r} cannot be an app's name.",
+            why=f"it is part of the URL of {cls.__name__}: lower-case letters, digits and hyphens only.",
+            next_step="give another with --app-name, or app_name = ... in the class.",
+        )
+    return name
+
+
+# --- running the file -------------------------------------------------------------------------------------------------
+
+
+def _run_file(file: Path, roots: Sequence[Path], settings: Mapping[str, Any]) -> ModuleType:
+    name = file.stem
+    if not name.isidentifier() or name in sys.modules or name in sys.stdlib_module_names:
+        name = f"_fal_app_{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise LoadError(f"{file} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    # As a script would be: its own folder first; the project behind everything installed.
+    sys.path.insert(0, str(roots[0]))
+    sys.path += [str(root) for root in roots[1:] if str(root) not in sys.path]
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever user code raises at import, SystemExit included, is theirs to read
+        raise LoadError.of(explain(error, file, flat(settings.get("requirements", ())))) from error
+    return module
+
+
+# --- finding the class ------------------------------------------------------------------------------------------------
+
+
+def _find_app(module: ModuleType, file: Path, symbol: str | None) -> tuple[str, type]:
+    from fal.app import App
+
+    apps = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, App) and value is not App
+    }
+    own = {name: value for name, value in apps.items() if value.__module__ == module.__name__}
+    listing = f"apps in {file.name}: {', '.join(own or apps)}." if apps else f"{file.name} holds no fal.App."
+    if symbol is not None:
+        if symbol in apps:
+            return symbol, apps[symbol]
+        near = closest(symbol, apps)
+        what = f"{file.name} has no class {symbol!r}."
+        if hasattr(module, symbol):
+            what = f"{symbol!r} in {file.name} is not a fal.App but {_kind(getattr(module, symbol))}."
+        step = f"did you mean {file.name}::{near}?" if near else _write_an_app(symbol)
+        raise LoadError(what, why=listing, next_step=step if near or not apps else "name one of those.")
+    if not own:
+        raise LoadError(f"There is no app in {file.name}.", why=listing, next_step=_write_an_app("MyApp"))
+    return _only(own, file)
+
+
+def _only(apps: Mapping[str, type], file: Path) -> tuple[str, type]:
+    from fal._endpoints import collect as endpoints_of
+
+    served = {name: cls for name, cls in apps.items() if endpoints_of(cls)} or apps
+    # A class that another one extends is its base, not a second app.
+    leaves = {n: c for n, c in served.items() if not any(o is not c and issubclass(o, c) for o in served.values())}
+    if len({id(cls) for cls in leaves.values()}) == 1:
+        return next(iter(leaves.items()))
+    name = next(iter(apps))
+    raise LoadError(
+        f"{file.name} has {len(leaves)} apps: {', '.join(leaves)}.", next_step=f"name one, as in {file.name}::{name}."
+    )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, type):
+        return "a class that does not extend fal.App"
+    return "a function" if callable(value) else f"a {type(value).__name__}"
+
+
+def _write_an_app(name: str) -> str:
+    return f'write `class {name}(fal.App):` with a method marked @fal.endpoint("/").'
+
+
+# --- settings and files -----------------------------------------------------------------------------------------------
+
+
+def _settings(cls: Any, from_project: Mapping[str, Any], machine_type: str | None) -> AppSettings:
+    """The class's settings; the project's file fills in what no class of the family sets itself."""
+    from fal.app import App, app_spec_settings
+
+    family = [parent for parent in cls.__mro__ if issubclass(parent, App) and parent is not App]
+    for key, value in from_project.items():
+        if key in ATTRIBUTES and not any(key in vars(parent) for parent in family):
+            setattr(cls, key, value)
+    if machine_type is not None:
+        cls.machine_type = machine_type
+    try:
+        settings: AppSettings = app_spec_settings(cls)
+    except (ValueError, TypeError) as error:
+        raise LoadError(str(error)) from error
+    for line in flat(settings.environment["requirements"]):
+        _check_requirement(cls, line)
+    return settings
+
+
+def _check_requirement(cls: type, line: str) -> None:
+    text = line.strip()
+    local = text.startswith((".", "/", "~", "file:", "-e", "--editable", "-r", "--requirement", "-c", "--constraint"))
+    if local or not text:
+        raise LoadError(
+            f"{cls.__name__}: requirements holds {line!r}, which names a file of this machine."
+            if text
+            else f"{cls.__name__}: requirements holds an empty line.",
+            why="environments are built where those files are not." if text else "",
+            next_step="list packages by name; local modules travel by being imported, or with "
+            "local_python_modules = [...]; pins of other packages belong into constraints = [...]."
+            if text
+            else "remove it.",
+        )
+
+
+def _bundle(file: Path, settings: AppSettings, roots: Sequence[Path]) -> Bundle:
+    context = settings.app_files_context_dir
+    return collect(
+        file,
+        local_python_modules=settings.local_python_modules,
+        app_files=settings.app_files,
+        app_files_ignore=settings.app_files_ignore,
+        app_files_context_dir=(file.parent / Path(context).expanduser()) if context else None,
+        roots=roots,
+    )
+
+
+def _smoke_imports(bundle: Bundle, settings: AppSettings) -> tuple[str, ...]:
+    lines = flat(settings.environment["requirements"])
+    return tuple(sorted({*bundle.third_party, *(name for name in bundle.perhaps if names_requirement(name, lines))}))

@@ -1,0 +1,184 @@
+"""``fal apps``: list, show, scale, roll back and delete what is deployed.
+
+Reads and prints; the server decides.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fal.cli.options import control_api, items_of, json_option
+from fal.cli.runners import show_runners
+
+
+@click.group("apps")
+def command() -> None:
+    """List, show, scale, roll back and delete apps.
+
+    An app is named as in its URL: my-app, or owner/my-app for somebody else's.
+    """
+
+
+@command.command("list")
+@click.option("--filter", "part", default=None, metavar="TEXT", help="Only apps whose name holds TEXT.")
+@click.option("--all", "everything", is_flag=True, help="Those of running `fal run` commands too.")
+@json_option
+def list_apps(part: str | None, everything: bool, as_json: bool) -> None:
+    """List apps."""
+    from fal.cli.console import Screen, print_json
+
+    apps = items_of(control_api().json("GET", "/api/v1/apps"))
+    apps = [app for app in apps if (everything or not app.get("ephemeral")) and (part or "") in str(app.get("app"))]
+    if as_json:
+        print_json(apps)
+        return
+    Screen().table(
+        ["App", "Auth", "Revision", "Keep alive", "Min", "Max", "Runners"],
+        [
+            (
+                app.get("app"),
+                app.get("auth"),
+                app.get("revision") or "none yet",
+                f"{_scaling(app, 'keep_alive')} s",
+                _scaling(app, "min_concurrency"),
+                _scaling(app, "max_concurrency"),
+                _runner_count(app),
+            )
+            for app in apps
+        ],
+        empty="No apps. Deploy one with `fal deploy app.py::MyApp`.",
+    )
+
+
+def _scaling(app: dict[str, Any], key: str) -> Any:
+    return (app.get("scaling") or {}).get(key, "")
+
+
+def _runner_count(app: dict[str, Any]) -> Any:
+    workers = app.get("workers", "")
+    return len(workers) if isinstance(workers, list) else workers
+
+
+@command.command("show")
+@click.argument("app")
+@json_option
+def show(app: str, as_json: bool) -> None:
+    """Show one app: what its URL points at and its scaling settings."""
+    from fal.cli.console import Screen, print_json, when
+
+    api = control_api()
+    content = api.json("GET", api.app_path(app))
+    if as_json:
+        print_json(content)
+        return
+    screen = Screen()
+    screen.rule(str(content.get("app", app)))
+    for key, value in content.items():
+        if key == "app":
+            continue
+        if isinstance(value, dict):
+            screen.parts((key.replace("_", " "), "bold"))
+            for name, inner in value.items():
+                screen.parts((f"  {name:<24}", "dim"), (_plain(inner), ""))
+        else:
+            shown = when(value) if key.endswith("_at_ms") else _plain(value)
+            screen.parts((f"{key.removesuffix('_ms').replace('_', ' '):<26}", "bold"), (shown, ""))
+
+
+def _plain(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@command.command("list-rev")
+@click.argument("app")
+@json_option
+def list_revisions(app: str, as_json: bool) -> None:
+    """List an app's revisions, newest first."""
+    from fal.cli.console import Screen, print_json, when
+
+    api = control_api()
+    revisions = items_of(api.json("GET", api.app_path(app, "/revisions")))
+    if as_json:
+        print_json(revisions)
+        return
+    current = api.json("GET", api.app_path(app)).get("revision")
+    Screen().table(
+        ["", "Revision", "State", "Created", "Message", "Error"],
+        [
+            (
+                "→" if item.get("revision") == current else "",
+                item.get("revision"),
+                item.get("state"),
+                when(item.get("created_at_ms")),
+                item.get("message"),
+                str(item.get("error") or item.get("last_startup_error") or "").split("\n")[0],
+            )
+            for item in revisions
+        ],
+        empty="No revisions.",
+    )
+
+
+@command.command("set-rev")
+@click.argument("app")
+@click.argument("revision")
+def set_revision(app: str, revision: str) -> None:
+    """Point an app at an earlier (or later) revision. Its scaling settings stay."""
+    from fal.cli.console import Screen
+
+    api = control_api()
+    api.json("POST", api.app_path(app, "/revision"), json={"revision": revision})
+    Screen().tick(f"{api.app_id(app)} now runs revision {revision}; running requests finish on the one before.")
+
+
+@command.command("delete")
+@click.argument("app")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def delete(app: str, yes: bool) -> None:
+    """Delete an app: its queued requests end with an error, its URL is gone."""
+    from fal.cli.console import Screen
+
+    api = control_api()
+    name = api.app_id(app)
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Delete {name}?", abort=True)
+    api.request("DELETE", api.app_path(app))
+    Screen().tick(f"Deleted {name}")
+
+
+@command.command("scale")
+@click.argument("app")
+@click.option("--keep-alive", type=click.IntRange(0), help="Seconds an idle runner stays.")
+@click.option("--min-concurrency", type=click.IntRange(0), help="Runners kept warm without traffic.")
+@click.option("--max-concurrency", type=click.IntRange(1), help="Most runners at a time.")
+@click.option("--concurrency-buffer", type=click.IntRange(0), help="Idle runners kept beyond the load.")
+@click.option("--concurrency-buffer-perc", type=click.IntRange(0), help="The same, as a percentage of the load.")
+@click.option("--scaling-delay", type=click.FloatRange(0), help="Seconds a request waits before it starts a runner.")
+@json_option
+def scale(app: str, as_json: bool, **settings: Any) -> None:
+    """Change scaling settings at once; they survive deploys (unless --reset-scale)."""
+    from fal._problem import Problem
+    from fal.cli.console import Screen, print_json
+
+    changes = {key: value for key, value in settings.items() if value is not None}
+    if not changes:
+        raise Problem("Nothing to change.", next_step="name a setting, as in `fal apps scale my-app --keep-alive 300`.")
+    api = control_api()
+    answer = api.json("PATCH", api.app_path(app, "/scaling"), json=changes)
+    if as_json:
+        print_json(answer)
+        return
+    Screen().tick(f"{api.app_id(app)}: " + ", ".join(f"{key} = {value}" for key, value in changes.items()))
+
+
+@command.command("runners")
+@click.argument("app")
+@json_option
+def runners(app: str, as_json: bool) -> None:
+    """List an app's runners."""
+    show_runners(app, as_json)

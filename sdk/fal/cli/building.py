@@ -1,0 +1,124 @@
+"""Sending an app to the server and showing its build: what ``fal run`` and ``fal deploy`` have in common.
+
+Leaves where the server is to ``fal._platform`` and what is printed afterwards to the two commands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fal._loading import LoadedApp
+from fal._problem import Problem
+from fal._server import ControlApi, StreamBroken
+from fal.cli.console import Screen
+
+#: Reconnects to a build's event stream before giving up; a gateway that restarts is back within seconds.
+_RECONNECTS = 10
+
+
+@dataclass(frozen=True)
+class Built:
+    """A revision whose environment is ready. ``app`` is ``owner/name``."""
+
+    app: str
+    revision: str
+    urls: Mapping[str, Any]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def endpoint_urls(self, path: str) -> tuple[str, str]:
+        """Where to POST to one endpoint: waiting for the result, and through the queue."""
+        known = self.urls.get("endpoints", {}).get(path)
+        if known:
+            return str(known["sync"]), str(known["queue"])
+        suffix = "" if path == "/" else path
+        return f"{self.urls['sync']}{suffix}", f"{self.urls['queue']}{suffix}"
+
+
+@dataclass
+class Delivery:
+    """One app on its way to one server. ``app`` is known as soon as the server has registered it."""
+
+    api: ControlApi
+    screen: Screen
+    app: str | None = None
+
+    def send(
+        self,
+        loaded: LoadedApp,
+        *,
+        ephemeral: bool,
+        message: str | None = None,
+        reset_scale: bool = False,
+        no_cache: bool = False,
+    ) -> Built:
+        """Upload what is missing, register, and wait for the environment.
+
+        Raises:
+            Problem: refused, or the build failed (its lines have been shown).
+        """
+        count, size = self.api.upload_missing(loaded.bundle.paths)
+        if count:
+            self.screen.line(f"Sent {count} file{'s' * (count != 1)} ({_bytes(size)})", "dim")
+        registered = self.api.deploy(
+            loaded.spec.to_json(),
+            [asdict(file) for file in loaded.bundle.files],
+            ephemeral=ephemeral,
+            message=message,
+            reset_scale=reset_scale,
+            no_cache=no_cache,
+        )
+        self.app, revision = str(registered["app"]), str(registered["revision"])
+        final = self._watch(self.app, revision)
+        urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
+        return Built(self.app, revision, urls, final.get("notes") or {})
+
+    def _watch(self, app: str, revision: str) -> dict[str, Any]:
+        """Show the build's lines until its state is final."""
+        self.screen.line("Building environment...", "bold")
+        begun = time.monotonic()
+        shown = 0
+        lines: list[str] = []
+        for attempt in range(_RECONNECTS):
+            seen = 0
+            try:
+                for event in self.api.build_events(app, revision):
+                    if event.get("type") == "log":
+                        seen += 1
+                        if seen > shown:  # a new connection tells the story from the beginning
+                            shown = seen
+                            lines.append(str(event.get("message", "")))
+                            self.screen.log(event)
+                    elif event.get("type") == "state":
+                        return self._finished(event, time.monotonic() - begun, lines)
+            except StreamBroken:
+                pass
+            time.sleep(min(0.2 * 2**attempt, 3.0))
+        raise Problem(
+            f"The connection to {self.api.target.url} was lost during the build of {app}.",
+            next_step="run the same command again: what is built already is kept.",
+        )
+
+    def _finished(self, event: dict[str, Any], seconds: float, lines: list[str]) -> dict[str, Any]:
+        if event.get("state") != "READY":
+            error = str(event.get("error") or "the builder gave no reason")
+            raise Problem(
+                "The environment could not be built.",
+                # Said once: the last lines of the build's own log usually end with it.
+                why="" if lines and error.strip() in "\n".join(lines[-5:]) else error,
+                next_step="correct `requirements` in the class and run the same command again.",
+            )
+        for name, value in (event.get("notes") or {}).items():
+            self.screen.note(f"{name.replace('_', ' ')}: {value}")
+        self.screen.tick(f"Build complete ({seconds:.1f} s)")
+        return event
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,142 @@
+"""``fal deploy``: a stable URL for an app; every call makes a new revision.
+
+Leaves reading the app to ``fal._loading`` and sending it to ``fal.cli.building``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import click
+
+from fal._spec import Auth
+from fal.cli.options import ignored_options, json_option
+
+_AUTH_MEANING = {
+    "public": "no key needed",
+    "private": "only the owner's keys may call it",
+    "shared": "any key of this server may call it",
+}
+
+
+@click.command("deploy")
+@click.argument("ref", metavar="[REF]", required=False)
+@click.option("--app-name", default=None, help="Name in the URL.  [default: from the class]")
+@click.option(
+    "--auth",
+    type=click.Choice(get_args(Auth)),
+    default=None,
+    help="Who may call it.  [default: the class's app_auth, else as it was, else private]",
+)
+@click.option("--message", "-m", default=None, help="A note kept with the revision.")
+@click.option("--reset-scale", is_flag=True, help="Take scaling settings from the code instead of keeping the app's.")
+@click.option("--no-cache", is_flag=True, help="Build the environment anew.")
+@click.option("--cpu-fallback", is_flag=True, help="The operator's choice, not a deploy's; says where it is made.")
+@click.option("--output", type=click.Choice(["pretty", "json"]), default="pretty", hidden=True)
+@json_option
+@ignored_options(
+    "--env", "--team", "--strategy", "--annotation", flags=("--yes", "--attach", "--detach", "--check", "--no-scale")
+)
+def command(
+    ref: str | None,
+    app_name: str | None,
+    auth: Auth | None,
+    message: str | None,
+    reset_scale: bool,
+    no_cache: bool,
+    cpu_fallback: bool,
+    output: str,
+    as_json: bool,
+) -> None:
+    """Give an app a stable URL. Running requests finish on the old revision, new ones go to the new one.
+
+    \b
+    REF is a file (app.py), a class in it (app.py::MyApp), or a name of [tool.fal.apps] in pyproject.toml.
+    """
+    from fal._loading import load
+    from fal._server import ControlApi
+    from fal.cli.building import Delivery
+    from fal.cli.console import Screen, print_json
+
+    as_json = as_json or output == "json"
+    screen = Screen(to_stderr=as_json)
+    loaded = load(ref, app_name=app_name, auth=auth)
+    if cpu_fallback:
+        screen.note("--cpu-fallback is the operator's choice for the whole platform: `keepwarm up --cpu-fallback`.")
+    api = ControlApi(_server(loaded.spec.machine_types))
+    name = loaded.spec.name
+    screen.line(f"Deploying {loaded.cls.__name__!r} as app {name!r}", "bold")
+    known = _existing(api, name)
+    if known is None:
+        screen.line(f"First deploy of {name}. Tip: `fal run` tries an app without giving it a name.", "dim")
+    built = Delivery(api, screen).send(
+        loaded,
+        ephemeral=False,
+        message=message,
+        reset_scale=reset_scale or loaded.reset_scale,
+        no_cache=no_cache,
+    )
+    now = _existing(api, name) or {}
+    if as_json:
+        print_json(
+            {
+                "revision": built.revision,
+                "app_name": name,
+                "status": "Deployed",
+                "app": built.app,
+                "auth": now.get("auth"),
+                "urls": dict(built.urls),
+            }
+        )
+        return
+    screen.tick("Deployed successfully")
+    _show(built, loaded, str(now.get("auth") or loaded.spec.auth or "private"), screen)
+    if known is not None and not (reset_scale or loaded.reset_scale):
+        screen.note("Scaling settings were kept from the app as it was; --reset-scale takes them from the code.")
+
+
+def _server(machine_types: tuple[str, ...]) -> Any:
+    """The server to deploy to.
+
+    Without any, a machine that could not run the app is told so first: starting a platform would not help.
+    """
+    from fal import _platform
+
+    target = _platform.configured_server() or _platform.running_platform()
+    if target is None:
+        _platform.check_machine(machine_types)
+        return _platform.find_server()
+    return target
+
+
+def _existing(api: Any, name: str) -> dict[str, Any] | None:
+    response = api.request("GET", api.app_path(name), allow=(404,))
+    if response.status_code == 404:
+        return None
+    content = response.json()
+    return content if isinstance(content, dict) else {}
+
+
+def _show(built: Any, loaded: Any, auth: str, screen: Any) -> None:
+    from fal.cli.example_call import curl_command, example_body
+
+    endpoints = loaded.spec.endpoints
+    screen.line()
+    screen.rule(built.app)
+    screen.parts(("▸ Auth: ", "bold"), (auth, "bold"), (f" ({_AUTH_MEANING.get(auth, auth)})", "dim"))
+    screen.parts(("▸ API Endpoints", "bold"), (" (POST)", "dim"))
+    for endpoint in endpoints:
+        sync, queue = built.endpoint_urls(endpoint.path)
+        kind = "Socket" if endpoint.is_websocket else "Sync  "
+        screen.parts((f"  {kind} ", "dim"), (sync, "cyan"))
+        if not endpoint.is_websocket:
+            screen.parts(("  Async  ", "dim"), (queue, "cyan"))
+    screen.parts(("▸ Revision ", "bold"), (built.revision, ""))
+    screen.parts(("▸ Log ", "bold"), (f"fal logs {built.app.split('/')[-1]} --follow", ""))
+    screen.rule()
+    for endpoint in endpoints:
+        if not endpoint.is_websocket:
+            url = built.endpoint_urls(endpoint.path)[0]
+            body = example_body(loaded.cls, endpoint.name)
+            screen.exact(f"  {curl_command(url, body, with_key=auth != 'public')}")
+            break

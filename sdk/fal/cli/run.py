@@ -1,0 +1,220 @@
+"""``fal run``: an app with a public URL for as long as the command runs.
+
+Owns the order of things and the clean end. Leaves reading the app to ``fal._loading``, the server to ``fal._platform``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, get_args
+
+import click
+
+from fal._spec import Auth
+from fal.cli.options import ignored_options
+
+_AUTH_MEANING = {
+    "public": "no key needed: whoever knows the URL can call it",
+    "private": "only you can call it, with your key",
+    "shared": "anybody with a key of this server can call it",
+}
+#: Tries to get a broken session back; a gateway that restarts is back within seconds.
+_RECONNECTS = 6
+
+
+@click.command("run")
+@click.argument("ref", metavar="REF")
+@click.option("--auth", type=click.Choice(get_args(Auth)), default=None, help="Who may call it.  [default: public]")
+@click.option("--app-name", default=None, help="Name shown in logs; the URL holds a random one.")
+@click.option("--no-cache", is_flag=True, help="Build the environment anew.")
+@click.option("--machine-type", default=None, metavar="TYPE", help="Instead of the class's machine_type.")
+@click.option(
+    "--cpu-fallback",
+    is_flag=True,
+    help="Let this machine's CPU stand in for a GPU (slow, and says so), on the platform that this command starts.",
+)
+@ignored_options("--env", "--team", flags=("--force-env-build", "--forward-compat"))
+def command(
+    ref: str, auth: Auth | None, app_name: str | None, no_cache: bool, machine_type: str | None, cpu_fallback: bool
+) -> None:
+    """Try an app: builds its environment, prints a URL, shows its log, and removes it on Ctrl-C.
+
+    \b
+    REF is a file (app.py), a class in it (app.py::MyApp), or a name of [tool.fal.apps] in pyproject.toml.
+    Without a configured server a platform is started for the time of the run.
+    """
+    from fal._loading import load
+    from fal._platform import guess_check
+    from fal.cli.console import Screen
+
+    _end_on_signals()
+    check = None if cpu_fallback or machine_type else guess_check(Path(ref.partition("::")[0]))
+    try:
+        loaded = load(ref, app_name=app_name, auth=auth, machine_type=machine_type, run=True)
+    except BaseException:
+        if check is not None:
+            check.stop()
+        raise
+    screen = Screen()
+    if auth is None:
+        screen.warning("`fal run` is public unless --auth says otherwise; the class's auth counts for `fal deploy`.")
+    with _server(loaded, cpu_fallback, screen, check) as platform:
+        _run(platform, loaded, screen, no_cache)
+
+
+def _end_on_signals() -> None:
+    """SIGTERM and a closed terminal end the run as Ctrl-C does; SIGINT also where a script's ``&`` had it ignored."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+class _Platform:
+    """The server of one run, and whether it was started for it."""
+
+    def __init__(self, api: Any, embedded: Any = None) -> None:
+        self.api = api
+        self.embedded = embedded
+
+    def last_words(self) -> list[str]:
+        return list(self.embedded.last_lines()) if self.embedded is not None else []
+
+
+@contextlib.contextmanager
+def _server(loaded: Any, cpu_fallback: bool, screen: Any, check: Any) -> Iterator[_Platform]:
+    """The configured server, else the one running here, else one started now and seen off afterwards."""
+    from fal import _platform
+
+    target = _platform.configured_server()
+    if target is not None:
+        from fal._server import ControlApi
+
+        if cpu_fallback:
+            screen.note("--cpu-fallback is the operator's choice on a running platform: `keepwarm up --cpu-fallback`.")
+        yield _Platform(ControlApi(target))
+        return
+    from fal._embedded import EmbeddedPlatform, RunLock
+
+    lock = RunLock(_platform.data_dir())
+    embedded: EmbeddedPlatform | None = None
+    try:
+        lock.acquire(lambda: screen.line("Waiting for the previous platform to be gone...", "dim"))
+        with lock.starting():
+            target = _platform.running_platform()
+            if target is None:
+                if not cpu_fallback:
+                    _platform.check_machine(loaded.spec.machine_types, check)
+                screen.line("Starting a platform for this run...", "dim")
+                embedded = EmbeddedPlatform(cpu_fallback=cpu_fallback)
+                target = embedded.run()
+            elif cpu_fallback:
+                screen.note("a platform runs already, and --cpu-fallback is its operator's choice.")
+        from fal._server import ControlApi
+
+        yield _Platform(ControlApi(target), embedded)
+    finally:
+        lock.release()
+        if embedded is not None and (left := embedded.wait_gone(lock)):
+            screen.note(left)
+
+
+def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool) -> None:
+    from fal.cli.building import Delivery
+
+    delivery = Delivery(platform.api, screen)
+    serving = False
+    try:
+        built = delivery.send(loaded, ephemeral=True, no_cache=no_cache)
+        serving = True
+        _show(built, loaded, screen)
+        _follow(platform, built.app, screen)
+    except KeyboardInterrupt:
+        if not serving:
+            screen.line("Interrupted.")
+            raise
+    finally:
+        if delivery.app is not None:
+            _remove(platform, delivery.app, screen)
+
+
+def _show(built: Any, loaded: Any, screen: Any) -> None:
+    from fal.cli.example_call import curl_command, example_body
+
+    auth = loaded.spec.auth or "public"
+    endpoints = [endpoint for endpoint in loaded.spec.endpoints if not endpoint.is_websocket]
+    screen.line()
+    screen.rule(f"Ephemeral App ({auth})")
+    screen.parts(("▸ Auth: ", "bold"), (auth, "bold"), (f" ({_AUTH_MEANING[auth]})", "dim"))
+    screen.parts(("▸ API Endpoints", "bold"), (" (POST)", "dim"))
+    for endpoint in endpoints:
+        sync, queue = built.endpoint_urls(endpoint.path)
+        screen.parts(("  Sync   ", "dim"), (sync, "cyan"))
+        screen.parts(("  Async  ", "dim"), (queue, "cyan"))
+    screen.rule("Deleted when this command ends")
+    screen.line()
+    screen.exact(f"Access your exposed service at {built.urls['sync']}")
+    if endpoints:
+        first = endpoints[0]
+        body = example_body(loaded.cls, first.name)
+        screen.exact(f"  {curl_command(built.endpoint_urls(first.path)[0], body, with_key=auth != 'public')}")
+    screen.line()
+    screen.line("Running; Ctrl-C removes the app. Its log:", "dim")
+
+
+def _follow(platform: _Platform, app: str, screen: Any) -> None:
+    """Show the app's log until the user interrupts.
+
+    Raises:
+        Problem: the app or its platform went away.
+    """
+    from fal._problem import Problem
+    from fal._server import StreamBroken
+
+    path = platform.api.app_path(app, "/session")
+    broken = 0
+    while broken < _RECONNECTS:
+        begun = time.monotonic()
+        try:
+            for event in platform.api.events(path):
+                if event.get("type") == "log":
+                    screen.log(event)
+        except StreamBroken:
+            pass
+        except Problem as problem:
+            if broken == 0 or problem.status == 404:
+                raise _gone(platform, app) from problem
+        # A session that held for a while was a good one: its end starts the count anew.
+        broken = 1 if time.monotonic() - begun > 10 else broken + 1
+        time.sleep(min(0.2 * 2**broken, 3.0))
+    raise _gone(platform, app)
+
+
+def _gone(platform: _Platform, app: str) -> Any:
+    from fal import _platform
+    from fal._problem import Problem
+
+    url = platform.api.target.url
+    if _platform.answers(url):
+        return Problem(f"{app} is gone: it was deleted on the server, or the connection was lost for too long.")
+    return Problem(f"The platform at {url} has stopped.", detail=platform.last_words())
+
+
+def _remove(platform: _Platform, app: str, screen: Any) -> None:
+    from fal._problem import Problem
+
+    try:
+        platform.api.request("DELETE", platform.api.app_path(app), allow=(404,), timeout=10.0)
+        screen.line(f"Removed {app}", "dim")
+    except Problem as problem:
+        # The server removes it as well once the session has been silent for some seconds.
+        screen.note(f"{app} could not be removed now: {problem.what}")
