@@ -217,9 +217,7 @@ def requirement_layers(owner: str, requirements: Any) -> tuple[tuple[str, ...], 
         return (tuple(items),)
     if all(isinstance(item, list | tuple) and all(isinstance(line, str) for line in item) for item in items):
         return tuple(tuple(layer) for layer in items if layer)
-    raise ValueError(
-        f"{owner}: requirements must be a list of pip lines, or a list of such lists; got {requirements!r}"
-    )
+    raise ValueError(f"{owner}: requirements is {requirements!r}; write a list of pip lines, or a list of such lists")
 
 
 def _refuse_containers(owner: str, values: Mapping[str, Any]) -> None:

@@ -69,9 +69,8 @@ class App:
 
     def __init__(self, *, _allow_init: bool = False) -> None:
         if not _allow_init and not os.environ.get("IS_ISOLATE_AGENT"):
-            raise NotImplementedError(
-                f"{type(self).__name__} runs on a worker, not here: start it with `fal run FILE.py::{type(self).__name__}`"
-            )
+            name = type(self).__name__
+            raise NotImplementedError(f"{name} runs on a worker, not here: start it with `fal run FILE.py::{name}`")
 
     # --- what a subclass may define -----------------------------------------------------------------------------------
 

@@ -16,7 +16,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fal import _context
+from fal._runner import cuda_on_cpu
 from fal._runner.channel import Channel
+from fal._runner.errors import LoadError
 from fal._runner.files import PlatformFiles
 from fal._runner.output import Output, user_frames
 from fal._runner.protocol import Headers, Message, Ready, Stage, Start, StartFailed
@@ -61,9 +63,7 @@ class Life:
         began = time.perf_counter()
         try:
             if self._start.cpu_fallback_for:
-                from fal._runner import cuda_on_cpu
-
-                cuda_on_cpu.install_on_import(self._start.cpu_fallback_for)
+                cuda_on_cpu.install_on_import(self._start.cpu_fallback_for, self._output.warn)
             self._instance, app = self._load()
         except BaseException as error:  # noqa: BLE001 - a user's file may raise anything, SystemExit included
             return self._failed("import", error)
@@ -84,12 +84,9 @@ class Life:
         return instance, build_fastapi(instance)
 
     def _failed(self, stage: str, error: BaseException) -> int:
-        lines = traceback.format_exception(type(error), error, user_frames(error))
-        text = "".join(lines)
+        text = "".join(traceback.format_exception(type(error), error, user_frames(error)))
         self._output.finish()
-        self._channel.send(
-            StartFailed(stage, "".join(traceback.format_exception_only(type(error), error)).strip(), text)
-        )
+        self._channel.send(StartFailed(stage, _summary(error), text))
         return EXIT_START_FAILED
 
     # --- serve --------------------------------------------------------------------------------------------------------
@@ -113,6 +110,7 @@ class Life:
         from fal._runner.serving import Serving
 
         assert self._loop is not None
+        assert self._instance is not None
         self._serving = Serving(
             app,  # type: ignore[arg-type]
             self._channel,
@@ -123,7 +121,7 @@ class Life:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        ready = Ready(_openapi_text(app, self._output), type(self._instance).get_endpoints(), self._device())
+        ready = Ready(_openapi_text(app, self._output), self._instance.get_endpoints(), self._device())
         self._channel.attach(self._loop)
         self._channel.send(ready)
 
@@ -189,6 +187,16 @@ class Life:
             self._output.exception(error)
         self._output.finish()
         return EXIT_OK
+
+
+def _summary(error: BaseException) -> str:
+    """One line: what went wrong and, where it is known, what to do."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, LoadError):
+        return text
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        text += f" (add the package that provides it to requirements, or {error.name!r} to local_python_modules)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _no_hints() -> object:

@@ -15,11 +15,8 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from fal._functions import IsolatedFunction
+from fal._runner.errors import LoadError
 from fal.app import App
-
-
-class LoadError(Exception):
-    """The bundle does not hold what the revision names."""
 
 
 def prepare_path(bundle_dir: str, entry_file: str) -> None:

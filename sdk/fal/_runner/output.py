@@ -13,6 +13,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from types import TracebackType
+from typing import Any
 
 from fal._context import current_request
 
@@ -75,9 +77,7 @@ class LineWriter(io.TextIOBase):
         whole = self._partial.pop(key, "") + text
         *lines, rest = whole.split("\n")
         for line in lines:
-            self._emit(
-                line.rpartition("\r")[2] if not line.endswith("\r") else line[:-1].rpartition("\r")[2], request_id
-            )
+            self._emit(line.removesuffix("\r").rpartition("\r")[2], request_id)
         if "\r" in rest:
             rest = self._redraw(rest, request_id)
         while len(rest) > MAX_LINE:
@@ -129,8 +129,8 @@ class _Bytes(io.RawIOBase):
     def fileno(self) -> int:
         return self._text.fileno()
 
-    def write(self, data: object) -> int:
-        raw = bytes(data)  # type: ignore[call-overload]
+    def write(self, data: Any) -> int:
+        raw = bytes(data)
         self._text.write(raw.decode("utf-8", "replace"))
         return len(raw)
 
@@ -158,7 +158,7 @@ class Output:
 
     def install(self) -> None:
         """Replace ``sys.stdout`` and ``sys.stderr``."""
-        sys.stdout, sys.stderr = self._streams  # type: ignore[assignment]
+        sys.stdout, sys.stderr = self._streams
         logging.lastResort = _LoggedLines(self._sink)
 
     def end_request(self, request_id: str) -> None:
@@ -177,12 +177,16 @@ class Output:
         for line in message.splitlines():
             self._sink("ERROR", line[:MAX_LINE], time.time(), request_id)
 
+    def warn(self, message: str) -> None:
+        """Log a line of the platform's own that is no error."""
+        self._sink("WARN", message[:MAX_LINE], time.time(), None)
+
     def exception(self, error: BaseException, request_id: str | None = None) -> None:
         """Log a traceback, starting in user code."""
         self.error("".join(traceback.format_exception(type(error), error, user_frames(error))), request_id)
 
 
-def user_frames(error: BaseException) -> object:
+def user_frames(error: BaseException) -> TracebackType | None:
     """The traceback of ``error`` without the frames of this package and of the web framework that lead to it."""
     skipped = (os.path.dirname(os.path.dirname(__file__)), "/fastapi/", "/starlette/", "<frozen importlib")
     trace = error.__traceback__

@@ -35,9 +35,7 @@ _OUT_OF_MEMORY = re.compile(
     r"|cudaErrorMemoryAllocation",
     re.IGNORECASE,
 )
-_GPU_WORDS = re.compile(
-    r"\b(cuda|cudnn|cublas|cufft|cusparse|nccl|nvml|nvrtc|triton|cutlass)|cuda error", re.IGNORECASE
-)
+_GPU_WORDS = re.compile(r"\b(cuda|cudnn|cublas|cufft|cusparse|nccl|nvml|nvrtc|triton|cutlass)", re.IGNORECASE)
 #: What torch says on a machine without a GPU. The machine works; the app asked for something it does not have.
 _NO_GPU_HERE = re.compile(r"not compiled with CUDA|no NVIDIA driver|No CUDA GPUs are available", re.IGNORECASE)
 
@@ -71,6 +69,6 @@ def catch_gpu_exceptions() -> Iterator[None]:
         yield
     except RuntimeError as error:
         failure = classify(error)
-        if failure is None or failure is error:
+        if failure is None:
             raise
         raise failure from error
