@@ -1,0 +1,177 @@
+"""All durable state of the platform, and the only door to Redis.
+
+``Store`` is wiring: each noun has its file, each move of a request its Lua script. Leaves deciding to the scheduler,
+HTTP to the gateway and processes to the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from . import errors, keys, outcomes, records
+from .api_keys import ApiKeys
+from .apps import Apps
+from .blobs import BlobStore
+from .bundles import BundleStore
+from .connection import PATIENCE, Address, Redis
+from .environments import Environments
+from .errors import (
+    IdempotencyConflict,
+    InboxClosed,
+    NotFound,
+    QueueFull,
+    StaleLeader,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from .files import FileStore, LocalFileStore, StoredFile
+from .hosts import Hosts
+from .inbox import Inbox
+from .leadership import Leadership
+from .logs import Logs
+from .outbox import Outbox
+from .requests import Requests
+from .subscriptions import Subscriber, Subscription
+from .workers import Workers
+
+__all__ = [
+    "ApiKeys",
+    "Apps",
+    "BlobStore",
+    "BundleStore",
+    "Environments",
+    "FileStore",
+    "Hosts",
+    "IdempotencyConflict",
+    "Inbox",
+    "InboxClosed",
+    "Leadership",
+    "LocalFileStore",
+    "Logs",
+    "NotFound",
+    "Outbox",
+    "QueueFull",
+    "Requests",
+    "StaleLeader",
+    "Store",
+    "StoreError",
+    "StoreFull",
+    "StoreUnavailable",
+    "StoredFile",
+    "Subscription",
+    "Workers",
+    "errors",
+    "keys",
+    "outcomes",
+    "records",
+]
+
+#: Seconds for which a finished request and its result are kept.
+RETENTION_S = 3600.0
+#: Waiting requests of one app beyond which new ones are refused.
+MAX_QUEUE = 100_000
+
+
+class Store:
+    """Everything that is kept, over one connection for commands and one for listening.
+
+    The folders under ``data_dir``: ``blobs/`` (large payloads), ``files/`` (what users see), ``bundles/`` (sources).
+    """
+
+    def __init__(
+        self, redis: Redis, subscriber: Subscriber, data_dir: Path, retention_s: float, max_queue: int
+    ) -> None:
+        self._redis = redis
+        self._subscriber = subscriber
+        self.blobs = BlobStore(data_dir / "blobs")
+        self.files: FileStore = LocalFileStore(data_dir / "files")
+        self.bundles = BundleStore(data_dir / "bundles")
+        self.requests = Requests(redis, self.blobs, retention_s, max_queue)
+        self.workers = Workers(redis)
+        self.apps = Apps(redis, self.requests, self.workers)
+        self.hosts = Hosts(redis)
+        self.logs = Logs(redis)
+        self.environments = Environments(redis, subscriber)
+        self.keys = ApiKeys(redis)
+        self.leader = Leadership(redis)
+        self.outbox = Outbox(redis, self.requests.retention_ms)
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        data_dir: Path,
+        *,
+        retention_s: float = RETENTION_S,
+        max_queue: int = MAX_QUEUE,
+        patience_s: float = PATIENCE,
+    ) -> Store:
+        """Opens the store; it lives on the running event loop.
+
+        Args:
+            url: ``unix:///path`` or ``redis://[[user:]password@]host[:port][/db]``.
+            retention_s: how long finished requests and their results are kept.
+            max_queue: waiting requests of one app beyond which ``submit`` raises QueueFull.
+            patience_s: how long to try to connect.
+
+        Raises:
+            StoreUnavailable: no answer in that time. ValueError: a malformed URL.
+        """
+        address = Address(url)
+        redis = Redis(address)
+        try:
+            await redis.link.open(patience_s)
+        except BaseException:
+            await redis.link.close()
+            raise
+        return cls(redis, Subscriber(address), data_dir, retention_s, max_queue)
+
+    async def close(self) -> None:
+        """Ends both connections; twice is fine."""
+        await self._subscriber.close()
+        await self._redis.link.close()
+
+    async def ping(self) -> None:
+        """Returns if Redis answers.
+
+        Raises:
+            StoreUnavailable.
+        """
+        await self._redis.command("PING", patience=2.0)
+
+    async def subscribe(
+        self, channels: Mapping[str, Callable[[bytes], None]], on_reconnect: Callable[[], None] | None = None
+    ) -> Subscription:
+        """Listens to channels (``keys.channel_*``) on the one connection that the process has for that.
+
+        Args:
+            on_reconnect: called after the connection was lost and restored: messages in between are gone.
+
+        Raises:
+            StoreUnavailable.
+        """
+        return await self._subscriber.subscribe(channels, on_reconnect)
+
+    async def open_inbox(self, app: str, worker_id: str, revision: str, lease_ms: int = 30_000) -> Inbox:
+        """The claims of one worker, which must have been placed; close it when done.
+
+        The worker gets requests only while the app's alias points at its ``revision``.
+
+        Raises:
+            StoreUnavailable.
+        """
+        inbox = Inbox(self._redis, self.blobs, app, worker_id, lease_ms, self.requests.retention_ms)
+        await inbox.open(self._subscriber)
+        return inbox
+
+    async def sweep_blobs(self, older_than_s: float = 3600) -> int:
+        """Deletes large payloads whose request is no longer known; returns how many."""
+        count = 0
+        for ref, app, request_id in await asyncio.to_thread(lambda: list(self.blobs.older_than(older_than_s))):
+            if await self.requests.state(app, request_id) is None:
+                await asyncio.to_thread(self.blobs.delete, ref)
+                count += 1
+        return count

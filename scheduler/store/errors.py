@@ -1,12 +1,13 @@
 """The store's errors. A docstring is the default message.
 
-    StoreError
-    ├── StoreUnavailable     Redis does not answer            -> 503, Retry-After
-    ├── StoreFull            Redis is out of memory           -> 503, Retry-After
-    ├── QueueFull            the caller's fal_max_queue_length -> 429
-    ├── IdempotencyConflict  same key, other body             -> 422
-    ├── StaleLeader          another scheduler leads          -> stop leading
-    └── NotFound             no such app, revision, request   -> 404
+StoreError
+├── StoreUnavailable     Redis does not answer            -> 503, Retry-After
+├── StoreFull            Redis is out of memory           -> 503, Retry-After
+├── QueueFull            the caller's fal_max_queue_length -> 429
+├── IdempotencyConflict  same key, other body             -> 422
+├── StaleLeader          another scheduler leads          -> stop leading
+├── NotFound             no such app, revision, request   -> 404
+└── InboxClosed          a draining worker holds nothing  -> the worker may leave
 """
 
 from __future__ import annotations
@@ -41,3 +42,7 @@ class StaleLeader(StoreError):
 
 class NotFound(StoreError):
     """No such record."""
+
+
+class InboxClosed(StoreError):
+    """The inbox takes nothing new and holds nothing more."""

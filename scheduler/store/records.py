@@ -96,7 +96,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """One attempt given to one worker; ``attempt`` is the fence that every later write must carry."""
+    """One attempt given to one worker; ``attempt`` is the fence that every later write must carry.
+
+    ``solo``: it is suspected of having crashed a runner; the inbox hands it out only when nothing else is in flight.
+    """
 
     app: str
     request_id: str
@@ -110,6 +113,8 @@ class Claimed:
     base_url: str
     gateway: str | None
     submitted_at_ms: int
+    worker_id: str = ""
+    solo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +256,10 @@ class HostRecord:
 
 @dataclass(frozen=True, slots=True)
 class AppSeen:
-    """One atomic look at an app's demand and supply; ``now_ms`` is the Redis server's clock at that moment."""
+    """One atomic look at an app's demand and supply; ``now_ms`` is the Redis server's clock at that moment.
+
+    ``queued`` waits in the queue, ``delayed`` for the end of a back-off, the first until ``next_delayed_at_ms``.
+    """
 
     app: str
     now_ms: int
@@ -260,6 +268,18 @@ class AppSeen:
     in_progress: int
     oldest_queued_at_ms: int | None
     workers: tuple[WorkerRecord, ...]
+    next_delayed_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """A revision that waits for its environment; ``reset_scale`` and ``ephemeral`` are for when the alias moves."""
+
+    app: str
+    revision: str
+    environment_key: str
+    ephemeral: bool = False
+    reset_scale: bool = False
 
 
 @dataclass(frozen=True, slots=True)

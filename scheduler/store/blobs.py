@@ -1,0 +1,59 @@
+"""Payloads too large for Redis, as files that belong to one request each.
+
+Owns the folder ``blobs/``. A reference is the file's path inside it and names its request, so that ``sweep`` can
+remove what no request needs any more. Calls block on the disk: large ones belong in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class BlobStore:
+    """Files under ``root``; a reference is ``owner/name/request.random``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, data: bytes, *, app: str = "_/_", request_id: str = "_") -> str:
+        """Stores ``data`` for a request and returns its reference; whole or not at all."""
+        ref = f"{app}/{request_id}.{uuid.uuid4().hex}"
+        path = self._path(ref)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}")
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fdatasync(file.fileno())
+        partial.rename(path)
+        return ref
+
+    def get(self, ref: str) -> bytes:
+        """What was stored.
+
+        Raises:
+            FileNotFoundError: it was deleted. ValueError: not a reference.
+        """
+        return self._path(ref).read_bytes()
+
+    def delete(self, ref: str) -> None:
+        """Removes it; gone already is fine."""
+        self._path(ref).unlink(missing_ok=True)
+
+    def older_than(self, age_s: float) -> Iterator[tuple[str, str, str]]:
+        """``(ref, app, request id)`` of every blob not touched for ``age_s`` seconds."""
+        limit = time.time() - age_s
+        for path in self.root.glob("*/*/*"):
+            if path.stat().st_mtime < limit:
+                ref = path.relative_to(self.root).as_posix()
+                yield ref, ref.rpartition("/")[0], path.name.lstrip(".").partition(".")[0]
+
+    def _path(self, ref: str) -> Path:
+        parts = ref.split("/")
+        if len(parts) != 3 or any(part in ("", ".", "..") or "\0" in part for part in parts):
+            raise ValueError(f"{ref!r} is no blob reference")
+        return self.root.joinpath(*parts)

@@ -1,0 +1,312 @@
+"""The claims of one worker: waiting for work, finishing with the next claim in the same round trip, keeping leases.
+
+Owns what this process believes to hold. Work arrives three ways: handed over by a submit, as the answer of a finish, or
+by asking; what a lost connection swallowed is read again from the leases. Retrying is ``Requests.retry``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgpack
+
+from . import keys
+from .blobs import BlobStore
+from .connection import Arg, Redis
+from .errors import InboxClosed
+from .outcomes import INLINE_BYTES, OVERDUE, headers_of, infrastructure_error, pack_outcome
+from .records import Claimed, Mode, Outcome
+from .scripts import SCRIPTS
+from .subscriptions import Subscriber, Subscription
+
+#: Seconds between looks when nothing is pushed.
+POLL_S = 1.0
+#: Seconds for which a result is offered to a Redis that does not answer.
+FINISH_PATIENCE_S = 300.0
+
+_FINISH = SCRIPTS["finish"]
+
+
+class Inbox:
+    """Work for one worker of one revision; made by ``Store.open_inbox``.
+
+    Attributes:
+        cancelled: called with the request id when a request that was handed out has been cancelled.
+        stop_requested: called with ``"drain"`` or ``"kill"`` when somebody asks this worker to stop.
+    """
+
+    def __init__(
+        self, redis: Redis, blobs: BlobStore, app: str, worker_id: str, lease_ms: int, retention_ms: int
+    ) -> None:
+        self.cancelled: Callable[[str], None] | None = None
+        self.stop_requested: Callable[[str], None] | None = None
+        self._redis = redis
+        self._blobs = blobs
+        self._app = app
+        self._worker_id = worker_id
+        self._lease_ms = lease_ms
+        self._retention_ms = retention_ms
+        self._held: dict[str, int] = {}
+        self._ready: deque[tuple[Claimed, str | None]] = deque()  # with the reference to a body on disk
+        self._out = 0  # handed out by next() and not finished
+        self._solo = False  # the one handed out must stay alone
+        self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._parked = False
+        self._asking = False
+        self._closed = False
+        self._subscription: Subscription | None = None
+
+    async def open(self, subscriber: Subscriber) -> None:
+        """Starts to listen.
+
+        Raises:
+            StoreUnavailable.
+        """
+        self._subscription = await subscriber.subscribe(
+            {
+                keys.channel_worker(self._worker_id): self._on_message,
+                keys.channel_work(self._app): self._on_work,
+            },
+            self._on_reconnect,
+        )
+
+    async def close(self) -> None:
+        """Stops to listen. What is still held keeps its lease until it is retried or runs out."""
+        self.close_to_new()
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    @property
+    def held(self) -> list[tuple[str, int]]:
+        """``(request id, attempt)`` of everything leased to this worker as far as it knows."""
+        return list(self._held.items())
+
+    # --- taking ---------------------------------------------------------------------------------------------------
+
+    async def next(self) -> Claimed:
+        """The next attempt to run; waits for one.
+
+        Raises:
+            InboxClosed: closed to new work, and nothing is held any more.
+            StoreUnavailable: Redis stayed away; call again.
+        """
+        while True:
+            if self._ready and self._may_hand_out():
+                claim = await self._hand_out(*self._ready.popleft())
+                if claim is not None:
+                    return claim
+                continue
+            if self._closed and not self._held:
+                self._wake(len(self._waiters))
+                raise InboxClosed
+            if not (self._parked or self._asking or self._closed or self._ready):
+                await self._ask()
+            else:
+                await self._wait()
+
+    def _may_hand_out(self) -> bool:
+        return self._out == 0 or not (self._solo or self._ready[0][0].solo)
+
+    async def _hand_out(self, claim: Claimed, body_ref: str | None) -> Claimed | None:
+        """Marks the claim as running and fetches its body; None when that is gone, which ends the request."""
+        self._out += 1
+        self._solo = claim.solo
+        if body_ref is None:
+            return claim
+        try:
+            return replace(claim, body=await asyncio.to_thread(self._blobs.get, body_ref))
+        except OSError as error:
+            lost = infrastructure_error(500, "internal_error", f"The request's body cannot be read: {error.strerror}.")
+            await self.finish(claim, lost)
+            return None
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiters.append(waiter)
+        timer = loop.call_later(POLL_S, self._poll, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    def _poll(self, waiter: asyncio.Future[None]) -> None:
+        self._parked = False
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def _wake(self, count: int = 1) -> None:
+        while count and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
+
+    async def _ask(self) -> None:
+        """Claims, and in the same write looks for leases that were given to us unheard."""
+        self._asking = True
+        try:
+            held: list[Arg] = [f"{request_id} {attempt}" for request_id, attempt in self._held.items()]
+            unheard, answer = await asyncio.gather(
+                SCRIPTS["reclaim"](self._redis, self._app, worker_id=self._worker_id, rest=held),
+                SCRIPTS["claim"](
+                    self._redis,
+                    self._app,
+                    worker_id=self._worker_id,
+                    lease_ms=self._lease_ms,
+                    overdue=OVERDUE,
+                    retention_ms=self._retention_ms,
+                ),
+            )
+            for message in (*unheard, answer):
+                self._take(message)
+        finally:
+            self._asking = False
+            self._wake()
+
+    def _take(self, answer: bytes) -> None:
+        """Digests what a claim answered."""
+        if answer.startswith(b"claim "):
+            self._parked = False
+            self._accept(answer)
+        else:
+            # "empty" is parked by the server; "stopped" and "gone" get nothing, which the next poll asks again
+            self._parked = True
+
+    def _accept(self, message: bytes) -> None:
+        head, _, rest = message.partition(b"\n")
+        _, request_id, attempt, mode, submitted, gateway, solo, call_size = head.decode().split(" ")
+        key = (request_id, int(attempt))
+        if key in self._seen:
+            return
+        self._seen[key] = None
+        if len(self._seen) > 512:
+            self._seen.popitem(last=False)
+        size = int(call_size)
+        method, path, query, headers, base_url, body_ref = msgpack.unpackb(rest[:size])
+        mode_name: Mode = "direct" if mode == "direct" else "queued"
+        self._held[request_id] = key[1]
+        claim = Claimed(
+            self._app,
+            request_id,
+            key[1],
+            mode_name,
+            method,
+            path,
+            query,
+            headers_of(headers),
+            rest[size:],
+            base_url,
+            gateway or None,
+            int(submitted),
+            self._worker_id,
+            solo == "1",
+        )
+        self._ready.append((claim, body_ref))
+        self._wake()
+
+    # --- ending ---------------------------------------------------------------------------------------------------
+
+    async def finish(self, claim: Claimed, outcome: Outcome, *, claim_next: bool = True) -> bool:
+        """Stores how an attempt ended; with ``claim_next`` the next request is taken in the same round trip.
+
+        Returns:
+            False when the attempt was cancelled or superseded: the result is thrown away.
+
+        Raises:
+            StoreUnavailable: Redis stayed away for five minutes.
+        """
+        body_ref = None
+        if len(outcome.body) > INLINE_BYTES:
+            body_ref = await asyncio.to_thread(
+                self._blobs.put, outcome.body, app=claim.app, request_id=claim.request_id
+            )
+        failed = outcome.error_type is not None or outcome.status >= 400
+        take_more = claim_next and not self._closed and not self._ready
+        kept, answer = await _FINISH(
+            self._redis,
+            claim.app,
+            patience=FINISH_PATIENCE_S,
+            request_id=claim.request_id,
+            attempt=claim.attempt,
+            worker_id=self._worker_id,
+            status="ERROR" if failed else "COMPLETED",
+            result=pack_outcome(outcome, body_ref),
+            error_type=outcome.error_type or "",
+            retention_ms=self._retention_ms,
+            claim_more="1" if take_more else "0",
+            lease_ms=self._lease_ms,
+            overdue=OVERDUE,
+        )
+        self.release(claim)
+        if answer:
+            self._take(answer)
+        return bool(kept)
+
+    def release(self, claim: Claimed) -> None:
+        """Forgets a claim that was handed out and has ended otherwise, by ``Requests.retry``."""
+        if self._held.get(claim.request_id) == claim.attempt:
+            del self._held[claim.request_id]
+        self._out = max(0, self._out - 1)
+        if self._out == 0:
+            self._solo = False
+        if self._closed or self._ready or not self._held:
+            self._wake(len(self._waiters))
+
+    async def heartbeat(self) -> list[tuple[str, int]]:
+        """Renews every lease held; returns ``(request id, attempt)`` of those that must stop.
+
+        Raises:
+            StoreUnavailable.
+        """
+        if not self._held:
+            return []
+        pairs: list[Arg] = [value for item in self._held.items() for value in item]
+        reply = await SCRIPTS["heartbeat"](
+            self._redis, self._app, worker_id=self._worker_id, lease_ms=self._lease_ms, rest=pairs
+        )
+        lost = [(reply[i].decode(), int(reply[i + 1])) for i in range(0, len(reply), 2)]
+        return [(request_id, attempt) for request_id, attempt in lost if self._forget_unstarted(request_id)]
+
+    def close_to_new(self) -> None:
+        """Takes nothing new from now on; ``next`` hands out what is leased already and then raises InboxClosed."""
+        self._closed = True
+        self._wake(len(self._waiters))
+
+    # --- pushed ---------------------------------------------------------------------------------------------------
+
+    def _on_message(self, message: bytes) -> None:
+        if message.startswith(b"claim "):
+            self._parked = False
+            self._accept(message)
+        elif message.startswith(b"cancel "):
+            request_id = message[7:].decode()
+            if self._forget_unstarted(request_id) and request_id in self._held and self.cancelled is not None:
+                self.cancelled(request_id)
+        elif message.startswith(b"stop ") and self.stop_requested is not None:
+            self.stop_requested(message[5:].decode())
+
+    def _forget_unstarted(self, request_id: str) -> bool:
+        """Drops a claim that next() has not handed out yet; False if it was one."""
+        for item in self._ready:
+            if item[0].request_id == request_id:
+                self._ready.remove(item)
+                self._held.pop(request_id, None)
+                self._wake(len(self._waiters))
+                return False
+        return True
+
+    def _on_work(self, message: bytes) -> None:
+        self._parked = False
+        self._wake()
+
+    def _on_reconnect(self) -> None:
+        self._parked = False
+        self._wake()

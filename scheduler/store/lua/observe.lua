@@ -1,0 +1,36 @@
+#!lua flags=allow-oom
+-- KEYS queue_normal queue_low leases delayed workers worker_prefix woken
+-- RETURNS: {now, queued, delayed, in progress, oldest entry's ms or -1, next delayed due or -1, {worker fields}, ...}
+-- INCLUDE clock
+-- One look at demand and supply; the next change wakes the scheduler again.
+redis.call('DEL', woken)
+local function oldest(queue)
+  local groups = redis.pcall('XINFO', 'GROUPS', queue)
+  if groups.err then return nil end
+  local last = '0'
+  for _, info in ipairs(groups) do
+    for i = 1, #info, 2 do
+      if info[i] == 'last-delivered-id' then last = info[i + 1] end
+    end
+  end
+  local entry = redis.call('XRANGE', queue, '(' .. last, '+', 'COUNT', 1)[1]
+  return entry and tonumber(string.match(entry[1], '^%d+'))
+end
+local in_progress = redis.call('ZCARD', leases)
+local queued = redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low) - in_progress
+local first = -1
+if queued > 0 then
+  local normal, low = oldest(queue_normal), oldest(queue_low)
+  first = math.min(normal or low or -1, low or normal or -1)
+end
+local due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2] or -1
+local answer = { now, queued, redis.call('ZCARD', delayed), in_progress, first, tonumber(due) }
+for _, id in ipairs(redis.call('SMEMBERS', workers)) do
+  local fields = redis.call('HGETALL', worker_prefix .. id)
+  if #fields == 0 then
+    redis.call('SREM', workers, id)
+  else
+    table.insert(answer, fields)
+  end
+end
+return answer

@@ -1,0 +1,5 @@
+#!lua flags=no-writes
+-- KEYS queue_normal queue_low leases delayed
+-- RETURNS: waiting requests, delayed ones included
+return redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low) - redis.call('ZCARD', leases)
+  + redis.call('ZCARD', delayed)

@@ -1,0 +1,49 @@
+#!lua flags=allow-oom
+-- MOVES: IN_PROGRESS -> IN_QUEUE; IN_PROGRESS -> ERROR
+-- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms
+-- RETURNS: "requeued"; "failed"; "superseded"; "alive"; error STALE
+-- INCLUDE ending queueing leading
+-- An attempt ended without an answer. The supervisor of the worker says so itself (by_epoch = ''); the leader says so
+-- when the lease has run out. A crash with several requests in flight accuses each of them: they run again alone, and
+-- only a crash alone counts.
+if stale_leader(by_epoch) then return redis.error_reply(STALE) end
+local r = read_request(request_id)
+if not r or r.attempt ~= attempt or r.worker ~= worker_id then return 'superseded' end
+if r.status == 'IN_QUEUE' then return 'requeued' end -- asked twice
+if r.status ~= 'IN_PROGRESS' then return r.ended_by == 'retry' and 'failed' or 'superseded' end
+if by_epoch ~= '' then
+  local lease = redis.call('ZSCORE', leases, request_id)
+  if lease and tonumber(lease) > now then return 'alive' end
+end
+
+local key = request_prefix .. request_id
+local crashes = tonumber(r.crashes) or 0
+if crashed == '1' then
+  if tonumber(suspects) > 1 and r.solo ~= '1' then
+    redis.call('HSET', key, 'solo', '1')
+  else
+    crashes = redis.call('HINCRBY', key, 'crashes', 1)
+  end
+end
+local used_up = r.mode == 'direct' or tonumber(r.attempt) >= tonumber(r.max_attempts)
+if used_up or crashes >= 3 then
+  if crashes >= 3 and r.mode ~= 'direct' then
+    end_request(request_id, r, 'ERROR', 'retry', poison, 'poison_request', why, 0)
+  else
+    end_request(request_id, r, 'ERROR', 'retry', fallback, fallback_type, why, 0)
+  end
+  return 'failed'
+end
+leave_queue(request_id, r)
+release_slot(r.worker, 0)
+redis.call('HSET', key, 'error', why)
+if tonumber(delay_ms) > 0 then
+  redis.call('HSET', key, 'status', 'IN_QUEUE', 'sid', '')
+  redis.call('ZADD', delayed, now + delay_ms, request_id)
+  if r.start_deadline ~= '' then redis.call('ZADD', deadlines, r.start_deadline, request_id) end
+  wake_scheduler()
+else
+  enqueue(request_id, r.priority, r.start_deadline)
+  wake_all()
+end
+return 'requeued'

@@ -1,0 +1,67 @@
+#!lua
+-- MOVES: none -> IN_QUEUE; none -> IN_PROGRESS
+-- KEYS alias request_prefix queue_normal queue_low leases deadlines parked worker_prefix idempotency_prefix
+-- CHANNELS channel_worker_prefix
+-- ARGV request_id mode priority call body gateway webhook max_attempts start_ms max_queue cap idempotency_key fingerprint
+-- RETURNS: {request id, requests ahead, 1 if it was known already}
+-- INCLUDE clock reading waking load
+-- Stores a request. With a worker parked and nobody waiting, it is claimed for that worker in the same breath: the
+-- lease is written here, so a worker that never gets the message loses it like any other. No allow-oom: new requests
+-- are what is refused first when memory runs out.
+local key = request_prefix .. request_id
+local ahead = redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low) - redis.call('ZCARD', leases)
+
+if redis.call('EXISTS', key) == 1 then return { request_id, ahead, 1 } end
+if idempotency_key ~= '' then
+  local known = redis.call('GET', idempotency_prefix .. idempotency_key)
+  if known then
+    local id, print = string.match(known, '^(%S+) (%S+)$')
+    if print ~= fingerprint then return redis.error_reply('CONFLICT this key was used with another body') end
+    return { id, ahead, 1 }
+  end
+end
+local revision = redis.call('HGET', alias, 'revision')
+if not revision then return redis.error_reply('NOTFOUND no such app') end
+if ahead >= tonumber(cap) or (max_queue ~= '' and ahead >= tonumber(max_queue)) then
+  return redis.error_reply('QUEUEFULL ' .. ahead .. ' requests are waiting')
+end
+
+local function hand_off()
+  if ahead > 0 then return nil end
+  for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', parked, '+inf', now, 'LIMIT', 0, 5)) do
+    redis.call('ZREM', parked, id)
+    local w = redis.call('HMGET', worker_prefix .. id, 'revision', 'stop_requested', 'lease_ms', 'state')
+    if w[1] == revision and (not w[2] or w[2] == '') and w[3] and w[4] ~= 'TERMINATED' then
+      local message = claim_message(request_id, 1, mode, string.format('%.0f', now), gateway, '', call, body)
+      -- nobody hears it: the supervisor is gone, so the next one gets it
+      if redis.call('PUBLISH', channel_worker_prefix .. id, message) > 0 then return id, w[3] end
+    end
+  end
+end
+
+local queue = priority == 'low' and queue_low or queue_normal
+local sid = redis.call('XADD', queue, '*', 'id', request_id)
+local deadline = ''
+if start_ms ~= '' then deadline = string.format('%.0f', now + start_ms) end
+local worker, lease = hand_off()
+if worker then
+  redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', 1, 'STREAMS', queue, '>')
+  redis.call('HSET', key, 'status', 'IN_PROGRESS', 'attempt', 1, 'worker', worker, 'started_at', now, 'mode', mode,
+    'priority', priority, 'sid', sid, 'call', call, 'body', body, 'gateway', gateway, 'webhook', webhook,
+    'max_attempts', max_attempts, 'submitted_at', now, 'start_deadline', deadline)
+  redis.call('ZADD', leases, now + lease, request_id)
+  take_slot(worker)
+else
+  redis.call('HSET', key, 'status', 'IN_QUEUE', 'attempt', 0, 'mode', mode, 'priority', priority, 'sid', sid,
+    'call', call, 'body', body, 'gateway', gateway, 'webhook', webhook, 'max_attempts', max_attempts,
+    'submitted_at', now, 'start_deadline', deadline)
+  if deadline ~= '' then redis.call('ZADD', deadlines, deadline, request_id) end
+  if ahead > 0 and redis.call('ZCARD', parked) > 0 then
+    redis.call('PUBLISH', channel_work_prefix .. app, '')
+  end
+  wake_scheduler()
+end
+if idempotency_key ~= '' then
+  redis.call('SET', idempotency_prefix .. idempotency_key, request_id .. ' ' .. fingerprint, 'PX', 86400000)
+end
+return { request_id, ahead, 0 }

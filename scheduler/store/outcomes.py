@@ -1,0 +1,108 @@
+"""How outcomes and calls travel through Redis, and the outcomes that the platform itself gives.
+
+Owns the msgpack form of a call and of an outcome, and the wording of infrastructure errors. Bodies over
+``INLINE_BYTES`` go to the blob store; only their reference is packed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import orjson
+
+from .blobs import BlobStore
+from .records import Outcome, Submission
+
+#: Largest body kept inside Redis, in bytes.
+INLINE_BYTES = 256 * 1024
+
+
+def infrastructure_error(
+    status: int, error_type: str, detail: str, headers: tuple[tuple[str, str], ...] = ()
+) -> Outcome:
+    """The platform's own error in the wire's form: ``{"detail", "error_type"}`` and the header that names the type."""
+    body = orjson.dumps({"detail": detail, "error_type": error_type})
+    named = (("content-type", "application/json"), ("x-fal-error-type", error_type), *headers)
+    return Outcome(status, named, body, error_type)
+
+
+def overdue() -> Outcome:
+    """The request did not start before its start deadline."""
+    return infrastructure_error(
+        504,
+        "startup_timeout",
+        "The request did not start within its start timeout. Allow a longer one, or keep a worker warm.",
+        (("x-fal-request-timeout-type", "user"),),
+    )
+
+
+def poisoned() -> Outcome:
+    """The request crashed three runners in a row, alone on each."""
+    return infrastructure_error(
+        500, "poison_request", "The request crashed three runners in a row and is not tried again; see the app's log."
+    )
+
+
+def cancelled(error_type: str = "client_cancelled") -> Outcome:
+    """The caller cancelled, or hung up."""
+    why = "The caller hung up." if error_type == "client_disconnected" else "The request was cancelled."
+    return infrastructure_error(499, error_type, why)
+
+
+def app_deleted() -> Outcome:
+    """The app went away while the request waited."""
+    return infrastructure_error(404, "runner_scheduling_failure", "The app was deleted while the request waited.")
+
+
+def pack_call(submission: Submission, body_ref: str | None) -> bytes:
+    """The HTTP call without its body."""
+    packed: bytes = msgpack.packb(
+        (
+            submission.method,
+            submission.path,
+            submission.query,
+            submission.headers,
+            submission.base_url,
+            body_ref,
+        )
+    )
+    return packed
+
+
+def pack_outcome(outcome: Outcome, body_ref: str | None = None) -> bytes:
+    """An outcome for Redis; with ``body_ref`` the body is in the blob store."""
+    packed: bytes = msgpack.packb(
+        (
+            outcome.status,
+            outcome.headers,
+            b"" if body_ref else outcome.body,
+            body_ref,
+            outcome.error_type,
+            outcome.inference_seconds,
+        )
+    )
+    return packed
+
+
+def unpack_outcome(packed: bytes) -> tuple[Outcome, str | None]:
+    """An outcome and, if its body is elsewhere, the reference to it."""
+    status, headers, body, body_ref, error_type, seconds = msgpack.unpackb(packed)
+    return Outcome(status, headers_of(headers), body, error_type, seconds), body_ref
+
+
+def headers_of(pairs: list[list[Any]]) -> tuple[tuple[str, str], ...]:
+    """Header pairs as msgpack read them."""
+    return tuple((name, value) for name, value in pairs)
+
+
+def with_body(outcome: Outcome, body_ref: str | None, blobs: BlobStore) -> Outcome:
+    """The outcome with the body that ``body_ref`` names; reads a file."""
+    if body_ref is None:
+        return outcome
+    return Outcome(outcome.status, outcome.headers, blobs.get(body_ref), outcome.error_type, outcome.inference_seconds)
+
+
+#: Handed to every claim, packed once.
+OVERDUE = pack_outcome(overdue())
+POISONED = pack_outcome(poisoned())

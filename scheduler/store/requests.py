@@ -1,0 +1,321 @@
+"""The life of requests: store, look, cancel, retry, fail; and the pieces of streamed answers.
+
+Every move between states is one Lua verb. Claiming and finishing, the workers' side, is in ``inbox``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from typing import Literal
+
+from . import keys
+from .blobs import BlobStore
+from .connection import Redis
+from .outcomes import (
+    INLINE_BYTES,
+    POISONED,
+    app_deleted,
+    cancelled,
+    pack_call,
+    pack_outcome,
+    unpack_outcome,
+    with_body,
+)
+from .records import Claimed, Mode, Outcome, RequestRecord, RequestState, Submission, Submitted
+from .scripts import SCRIPTS
+
+Cancelled = Literal["cancelled_queued", "cancelled_running", "already_completed", "not_found"]
+Retried = Literal["requeued", "failed", "superseded", "alive"]
+OutputKind = Literal["start", "chunk", "end"]
+
+_SUBMIT = SCRIPTS["submit"]
+_BATCH = 200
+
+
+class Requests:
+    """Verbs on requests.
+
+    Args:
+        retention_s: seconds for which a finished request and its result are kept.
+        max_queue: waiting requests of one app beyond which submit is refused.
+    """
+
+    def __init__(self, redis: Redis, blobs: BlobStore, retention_s: float, max_queue: int) -> None:
+        self._redis = redis
+        self._blobs = blobs
+        self.retention_ms = int(retention_s * 1000)
+        self._max_queue = max_queue
+        self._output_sequence: dict[tuple[str, int], int] = {}
+
+    async def submit(self, s: Submission) -> Submitted:
+        """Stores a request; when this returns it survives what the server's persistence promises to survive.
+
+        Asking twice with one request id stores once.
+
+        Raises:
+            NotFound: no such app. QueueFull: the caller's or the platform's limit. IdempotencyConflict.
+            StoreFull: Redis is out of memory. StoreUnavailable: unknown whether it was stored; ask again.
+        """
+        body, body_ref = s.body, None
+        if len(body) > INLINE_BYTES:
+            body_ref = await asyncio.to_thread(self._blobs.put, body, app=s.app, request_id=s.request_id)
+            body = b""
+        reply = await _SUBMIT(
+            self._redis,
+            s.app,
+            request_id=s.request_id,
+            mode=s.mode,
+            priority=s.priority,
+            call=pack_call(s, body_ref),
+            body=body,
+            gateway=s.gateway or "",
+            webhook=s.webhook or "",
+            max_attempts=s.max_attempts,
+            start_ms="" if s.start_timeout is None else int(s.start_timeout * 1000),
+            max_queue="" if s.max_queue_length is None else s.max_queue_length,
+            cap=self._max_queue,
+            idempotency_key=hashlib.sha256(s.idempotency_key.encode()).hexdigest() if s.idempotency_key else "",
+            fingerprint=_fingerprint(s) if s.idempotency_key else "",
+        )
+        return Submitted(reply[0].decode(), reply[1], reply[2] == 1)
+
+    async def get(self, app: str, request_id: str) -> RequestRecord | None:
+        """Everything known of a request: its outcome when it has ended, its position while it is queued.
+
+        Raises:
+            StoreUnavailable.
+        """
+        reply = await SCRIPTS["read_request"](self._redis, app, request_id=request_id)
+        if reply is None:
+            return None
+        state = RequestState(reply[0].decode())
+        outcome = None
+        if state.terminal and reply[6]:
+            outcome, body_ref = unpack_outcome(reply[6])
+            if body_ref is not None:
+                outcome = await asyncio.to_thread(with_body, outcome, body_ref, self._blobs)
+        return RequestRecord(
+            app=app,
+            request_id=request_id,
+            state=state,
+            mode=_mode(reply[1]),
+            attempt=int(reply[2]),
+            submitted_at_ms=int(reply[3]),
+            started_at_ms=int(reply[4]) if reply[4] else None,
+            finished_at_ms=int(reply[5]) if reply[5] else None,
+            outcome=outcome,
+            error=reply[7].decode() or None,
+            error_type=reply[8].decode() or None,
+            worker_id=reply[9].decode() or None,
+            webhook=reply[10].decode() or None,
+            position=reply[11] if reply[11] >= 0 else None,
+        )
+
+    async def state(self, app: str, request_id: str) -> RequestState | None:
+        """Only the state: for polling."""
+        reply = await self._redis.command("HGET", keys.request(app, request_id), "status")
+        return RequestState(reply.decode()) if reply is not None else None
+
+    def decode_push(self, message: bytes) -> tuple[str, RequestRecord | None]:
+        """A message of a gateway's channel: the request that ended, or ``None`` for "look yourself".
+
+        That is either new output of a streamed answer or a result too large to be sent along.
+        """
+        head, _, packed = message.partition(b"\n")
+        words = head.decode().split(" ")
+        if words[0] != "result":
+            return words[1], None
+        _, app, request_id, mode, state, attempt, submitted, started, finished, worker, error_type = words
+        outcome, body_ref = unpack_outcome(packed)
+        if body_ref is not None:
+            return request_id, None
+        return request_id, RequestRecord(
+            app=app,
+            request_id=request_id,
+            state=RequestState(state),
+            mode=_mode(mode),
+            attempt=int(attempt),
+            submitted_at_ms=int(submitted),
+            started_at_ms=int(started) if started else None,
+            finished_at_ms=int(finished),
+            outcome=outcome,
+            error_type=error_type or None,
+            worker_id=worker or None,
+        )
+
+    async def cancel(self, app: str, request_id: str, *, error_type: str = "client_cancelled") -> Cancelled:
+        """Ends a request for good; a worker that is running it is told to stop.
+
+        Raises:
+            StoreUnavailable.
+        """
+        reply = await SCRIPTS["cancel"](
+            self._redis,
+            app,
+            request_id=request_id,
+            result=pack_outcome(cancelled(error_type)),
+            error_type=error_type,
+            token=uuid.uuid4().hex,
+            retention_ms=self.retention_ms,
+        )
+        answer: Cancelled = reply.decode()
+        return answer
+
+    async def fail_queued(self, app: str, request_id: str, outcome: Outcome) -> bool:
+        """Ends a waiting request that will not start; False if it was not waiting any more."""
+        reply = await SCRIPTS["fail_queued"](
+            self._redis,
+            app,
+            request_id=request_id,
+            result=pack_outcome(outcome),
+            error_type=outcome.error_type or "",
+            retention_ms=self.retention_ms,
+        )
+        return bool(reply)
+
+    async def fail_waiting(self, app: str, outcome: Outcome, *, mode: Mode | None = None) -> int:
+        """Ends every waiting request of the app, or those of one mode; returns how many."""
+        return await self._end_waiting(app, RequestState.ERROR, outcome, mode)
+
+    async def flush_queue(self, app: str) -> int:
+        """Cancels every waiting request of the app; returns how many."""
+        return await self._end_waiting(app, RequestState.CANCELLED, cancelled(), None)
+
+    async def fail_deleted(self, app: str) -> int:
+        """Ends every waiting request of an app that was deleted; returns how many."""
+        return await self._end_waiting(app, RequestState.ERROR, app_deleted(), None)
+
+    async def _end_waiting(self, app: str, state: RequestState, outcome: Outcome, mode: Mode | None) -> int:
+        total, ended = 0, _BATCH
+        while ended == _BATCH:
+            ended = await SCRIPTS["fail_waiting"](
+                self._redis,
+                app,
+                status=state,
+                result=pack_outcome(outcome),
+                error_type=outcome.error_type or "",
+                mode=mode or "",
+                limit=_BATCH,
+                retention_ms=self.retention_ms,
+            )
+            total += ended
+        return total
+
+    async def retry(
+        self,
+        app: str,
+        request_id: str,
+        attempt: int,
+        *,
+        worker_id: str,
+        reason: str,
+        crashed: bool,
+        delay_ms: int,
+        fallback: Outcome,
+        epoch: int | None = None,
+        suspects: int = 1,
+    ) -> Retried:
+        """An attempt ended without an answer: back to the queue, or to ERROR with ``fallback``.
+
+        Direct requests and used-up attempts fail; three crashes fail as a poisoned request.
+
+        Args:
+            crashed: the runner died. suspects: requests in flight on it then; with more than one, each runs again
+                alone and this crash is not counted against it.
+            delay_ms: back-off. epoch: the leader's, when the reaper asks; a lease still running then answers "alive".
+
+        Raises:
+            StaleLeader, StoreUnavailable.
+        """
+        reply = await SCRIPTS["retry"](
+            self._redis,
+            app,
+            request_id=request_id,
+            attempt=attempt,
+            worker_id=worker_id,
+            by_epoch="" if epoch is None else epoch,
+            why=reason,
+            crashed=int(crashed),
+            suspects=suspects,
+            delay_ms=delay_ms,
+            fallback=pack_outcome(fallback),
+            fallback_type=fallback.error_type or "",
+            poison=POISONED,
+            retention_ms=self.retention_ms,
+        )
+        answer: Retried = reply.decode()
+        return answer
+
+    async def promote(self, app: str, epoch: int) -> int:
+        """Requests whose back-off is over return to the queue; returns how many.
+
+        Raises:
+            StaleLeader, StoreUnavailable.
+        """
+        count: int = await SCRIPTS["promote"](self._redis, app, by_epoch=epoch)
+        return count
+
+    async def expired_leases(self, app: str) -> list[tuple[str, int, str]]:
+        """``(request id, attempt, worker id)`` of attempts whose worker has not renewed them in time."""
+        reply = await SCRIPTS["expired_leases"](self._redis, app)
+        return [(reply[i].decode(), int(reply[i + 1]), reply[i + 2].decode()) for i in range(0, len(reply), 3)]
+
+    async def overdue_starts(self, app: str) -> list[str]:
+        """Ids of waiting requests whose start deadline has passed."""
+        return [reply.decode() for reply in await SCRIPTS["overdue_starts"](self._redis, app)]
+
+    async def queue_size(self, app: str) -> int:
+        """Waiting requests of the app, those in back-off included."""
+        size: int = await SCRIPTS["queue_size"](self._redis, app)
+        return size
+
+    async def append_output(self, claim: Claimed, kind: OutputKind, data: bytes) -> int:
+        """Stores one piece of a streamed answer and tells the gateway.
+
+        Returns:
+            Pieces that the gateway has not read yet, for back-pressure; -1 when the attempt was cancelled or
+            superseded and must stop.
+        """
+        attempt = (claim.request_id, claim.attempt)
+        sequence = self._output_sequence.get(attempt, 0) + 1
+        self._output_sequence[attempt] = sequence
+        if kind == "end":
+            del self._output_sequence[attempt]
+        unread: int = await SCRIPTS["append_output"](
+            self._redis,
+            claim.app,
+            request_id=claim.request_id,
+            attempt=claim.attempt,
+            worker_id=claim.worker_id,
+            sequence=sequence,
+            kind=kind,
+            data=data,
+        )
+        if unread < 0:
+            self._output_sequence.pop(attempt, None)
+        return unread
+
+    async def read_output(self, app: str, request_id: str, after: str = "0") -> list[tuple[str, str, bytes]]:
+        """``(id, kind, data)`` of the pieces after ``after``; what came up to ``after`` is deleted as read."""
+        key = keys.output(app, request_id)
+        if after != "0":
+            trimmed = f"{int(after.partition('-')[0]) + 1}-0"
+            read, _ = await asyncio.gather(
+                self._redis.command("XRANGE", key, f"({after}", "+", "COUNT", 100),
+                self._redis.command("XTRIM", key, "MINID", trimmed),
+            )
+        else:
+            read = await self._redis.command("XRANGE", key, "-", "+", "COUNT", 100)
+        return [(entry.decode(), fields[0].decode(), fields[1]) for entry, fields in read]
+
+
+def _fingerprint(s: Submission) -> str:
+    digest = hashlib.sha256(f"{s.method} {s.path}?{s.query}\n".encode())
+    digest.update(s.body)
+    return digest.hexdigest()
+
+
+def _mode(value: bytes | str) -> Mode:
+    return "direct" if value in (b"direct", "direct") else "queued"
