@@ -1,0 +1,143 @@
+"""Stage three: the denoiser learns to make latents from noise and words. Takes most of the time; resumable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from clock import Stage
+from learn_pictures import as_tensor, encode
+from learn_words import tokenise
+from models import NOISE, encode_text
+from shapes import SIZE, random_caption, random_noise_caption, random_scene
+
+_EXAMPLES = 20_000
+_BATCH = 32
+_WITHOUT_WORDS = 0.1  # share of examples seen with no text at all, for classifier-free guidance
+_SAVE_SECONDS = 180
+
+
+class Examples:
+    """Latents and their captions' encodings, made once: both encoders are finished before this stage."""
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL,
+        encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection],
+        tokenizer: CLIPTokenizer,
+        rng: random.Random,
+    ) -> None:
+        scenes = [random_scene(rng) for _ in range(_EXAMPLES)]
+        captions = [
+            random_noise_caption(rng).text if rng.random() < 0.02 else random_caption(scene, rng).text
+            for scene in scenes
+        ]
+        chunks = range(0, _EXAMPLES, 500)
+        self.latents = torch.cat([encode(autoencoder, as_tensor(scenes[i : i + 500])) for i in chunks])
+        encoded = [encode_text(*encoders, tokenise(tokenizer, captions[i : i + 500])) for i in chunks]
+        self.words = torch.cat([words.to(torch.bfloat16) for words, _ in encoded])
+        self.pooled = torch.cat([pooled for _, pooled in encoded])
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents, words, pooled text; a tenth of them with the zeros that the pipeline uses for "no prompt"."""
+        picked = torch.randint(0, _EXAMPLES, (_BATCH,))
+        told = (torch.rand(_BATCH) >= _WITHOUT_WORDS).float()
+        words = self.words[picked].float() * told[:, None, None]
+        return self.latents[picked], words, self.pooled[picked] * told[:, None]
+
+
+class Average:
+    """A running average of the weights, which draws better than the weights of any one step."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._weights = [p.detach() for p in model.parameters()]
+        self.values = [w.clone() for w in self._weights]
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Move towards the current weights; faster in the first steps, which are worth forgetting."""
+        keep = min(0.998, (step + 1) / (step + 10))
+        torch._foreach_mul_(self.values, keep)
+        torch._foreach_add_(self.values, self._weights, alpha=1 - keep)
+
+    @torch.no_grad()
+    def copy_to(self, model: torch.nn.Module) -> None:
+        for parameter, value in zip(model.parameters(), self.values, strict=True):
+            parameter.copy_(value)
+
+
+def train_denoiser(
+    model: UNet2DConditionModel,
+    examples: Examples,
+    seconds: float,
+    checkpoint: Path,
+    export: Callable[[Average], None],
+) -> None:
+    """Train until the time is up, saving to `checkpoint` and exporting every few minutes; goes on from a checkpoint."""
+    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-4)
+    average = Average(model)
+    stage = Stage("denoising", seconds)
+    if checkpoint.exists():
+        stage = _resume(checkpoint, model, optimiser, average, seconds)
+    noise = DDPMScheduler(**NOISE)
+    time_ids = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]] * _BATCH, dtype=torch.float32)
+    saved_at = stage.used
+    while stage.progress < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = stage.learning_rate(1e-3, warm_up_steps=200)
+        latents, words, pooled = examples.batch()
+        times = torch.randint(0, 1000, (_BATCH,))
+        added = torch.randn_like(latents)
+        target = noise.get_velocity(latents, added, times)
+        with torch.autocast("cpu", torch.bfloat16):
+            conditions = {"text_embeds": pooled, "time_ids": time_ids}
+            noisy = noise.add_noise(latents, added, times)
+            said = model(noisy, times, encoder_hidden_states=words, added_cond_kwargs=conditions).sample
+        loss = functional.mse_loss(said.float(), target)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        average.follow(stage.steps)
+        stage.stepped(loss.item())
+        if stage.used - saved_at > _SAVE_SECONDS:
+            saved_at = stage.used
+            _save(checkpoint, model, optimiser, average, stage)
+            export(average)
+    _save(checkpoint, model, optimiser, average, stage)
+    export(average)
+
+
+def _save(
+    path: Path, model: UNet2DConditionModel, optimiser: torch.optim.Optimizer, average: Average, stage: Stage
+) -> None:
+    state: dict[str, Any] = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "average": average.values,
+        "steps": stage.steps,
+        "used": stage.used,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _resume(
+    path: Path, model: UNet2DConditionModel, optimiser: torch.optim.Optimizer, average: Average, seconds: float
+) -> Stage:
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    average.values = state["average"]
+    stage = Stage("denoising", seconds, seconds_before=state["used"])
+    stage.steps = state["steps"]
+    return stage
