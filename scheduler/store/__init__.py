@@ -163,7 +163,7 @@ class Store:
         Raises:
             StoreUnavailable.
         """
-        inbox = Inbox(self._redis, self.blobs, app, worker_id, lease_ms, self.requests.retention_ms)
+        inbox = Inbox(self._redis, self.requests, self.blobs, app, worker_id, lease_ms)
         await inbox.open(self._subscriber)
         return inbox
 

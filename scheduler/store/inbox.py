@@ -20,6 +20,7 @@ from .connection import Arg, Redis
 from .errors import InboxClosed
 from .outcomes import INLINE_BYTES, OVERDUE, headers_of, infrastructure_error, pack_outcome
 from .records import Claimed, Mode, Outcome
+from .requests import Requests
 from .scripts import SCRIPTS
 from .subscriptions import Subscriber, Subscription
 
@@ -40,7 +41,7 @@ class Inbox:
     """
 
     def __init__(
-        self, redis: Redis, blobs: BlobStore, app: str, worker_id: str, lease_ms: int, retention_ms: int
+        self, redis: Redis, requests: Requests, blobs: BlobStore, app: str, worker_id: str, lease_ms: int
     ) -> None:
         self.cancelled: Callable[[str], None] | None = None
         self.stop_requested: Callable[[str], None] | None = None
@@ -49,10 +50,12 @@ class Inbox:
         self._app = app
         self._worker_id = worker_id
         self._lease_ms = lease_ms
-        self._retention_ms = retention_ms
+        self._requests = requests
+        self._retention_ms = requests.retention_ms
         self._held: dict[str, int] = {}
         self._ready: deque[tuple[Claimed, str | None]] = deque()  # with the reference to a body on disk
-        self._out = 0  # handed out by next() and not finished
+        self._running: set[tuple[str, int]] = set()  # handed out by next() and not ended
+        self._ticks = 0  # how often somebody said that there is work
         self._solo = False  # the one handed out must stay alone
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -110,11 +113,11 @@ class Inbox:
                 await self._wait()
 
     def _may_hand_out(self) -> bool:
-        return self._out == 0 or not (self._solo or self._ready[0][0].solo)
+        return not self._running or not (self._solo or self._ready[0][0].solo)
 
     async def _hand_out(self, claim: Claimed, body_ref: str | None) -> Claimed | None:
         """Marks the claim as running and fetches its body; None when that is gone, which ends the request."""
-        self._out += 1
+        self._running.add((claim.request_id, claim.attempt))
         self._solo = claim.solo
         if body_ref is None:
             return claim
@@ -151,7 +154,7 @@ class Inbox:
 
     async def _ask(self) -> None:
         """Claims, and in the same write looks for leases that were given to us unheard."""
-        self._asking = True
+        self._asking, ticks = True, self._ticks
         try:
             held: list[Arg] = [f"{request_id} {attempt}" for request_id, attempt in self._held.items()]
             unheard, answer = await asyncio.gather(
@@ -166,19 +169,20 @@ class Inbox:
                 ),
             )
             for message in (*unheard, answer):
-                self._take(message)
+                self._take(message, ticks)
         finally:
             self._asking = False
             self._wake()
 
-    def _take(self, answer: bytes) -> None:
-        """Digests what a claim answered."""
+    def _take(self, answer: bytes, ticks: int) -> None:
+        """Digests what a claim answered that was sent when ``ticks`` ticks had been heard."""
         if answer.startswith(b"claim "):
             self._parked = False
             self._accept(answer)
         else:
-            # "empty" is parked by the server; "stopped" and "gone" get nothing, which the next poll asks again
-            self._parked = True
+            # "empty" is parked by the server; "stopped" and "gone" get nothing, which the next poll asks again.
+            # A tick since then may be about work that came after this answer was made.
+            self._parked = ticks == self._ticks
 
     def _accept(self, message: bytes) -> None:
         head, _, rest = message.partition(b"\n")
@@ -230,6 +234,7 @@ class Inbox:
             )
         failed = outcome.error_type is not None or outcome.status >= 400
         take_more = claim_next and not self._closed and not self._ready
+        ticks = self._ticks
         kept, answer = await _FINISH(
             self._redis,
             claim.app,
@@ -247,21 +252,24 @@ class Inbox:
         )
         self.release(claim)
         if answer:
-            self._take(answer)
+            self._take(answer, ticks)
         return bool(kept)
 
     def release(self, claim: Claimed) -> None:
-        """Forgets a claim that was handed out and has ended otherwise, by ``Requests.retry``."""
-        if self._held.get(claim.request_id) == claim.attempt:
-            del self._held[claim.request_id]
-        self._out = max(0, self._out - 1)
-        if self._out == 0:
+        """Forgets a claim that has ended otherwise, by ``Requests.retry``; twice is fine."""
+        self._release(claim.request_id, claim.attempt)
+
+    def _release(self, request_id: str, attempt: int) -> None:
+        if self._held.get(request_id) == attempt:
+            del self._held[request_id]
+        self._running.discard((request_id, attempt))
+        if not self._running:
             self._solo = False
         if self._closed or self._ready or not self._held:
             self._wake(len(self._waiters))
 
     async def heartbeat(self) -> list[tuple[str, int]]:
-        """Renews every lease held; returns ``(request id, attempt)`` of those that must stop.
+        """Renews every lease held; returns ``(request id, attempt)`` of those that must stop, each once.
 
         Raises:
             StoreUnavailable.
@@ -272,8 +280,13 @@ class Inbox:
         reply = await SCRIPTS["heartbeat"](
             self._redis, self._app, worker_id=self._worker_id, lease_ms=self._lease_ms, rest=pairs
         )
-        lost = [(reply[i].decode(), int(reply[i + 1])) for i in range(0, len(reply), 2)]
-        return [(request_id, attempt) for request_id, attempt in lost if self._forget_unstarted(request_id)]
+        stop = []
+        for i in range(0, len(reply), 2):
+            request_id, attempt = reply[i].decode(), int(reply[i + 1])
+            if not self._forget_unstarted(request_id) and (request_id, attempt) in self._running:
+                stop.append((request_id, attempt))
+            self._release(request_id, attempt)
+        return stop
 
     def close_to_new(self) -> None:
         """Takes nothing new from now on; ``next`` hands out what is leased already and then raises InboxClosed."""
@@ -288,25 +301,27 @@ class Inbox:
             self._accept(message)
         elif message.startswith(b"cancel "):
             request_id = message[7:].decode()
-            if self._forget_unstarted(request_id) and request_id in self._held and self.cancelled is not None:
+            if not self._forget_unstarted(request_id) and request_id in self._held and self.cancelled is not None:
                 self.cancelled(request_id)
         elif message.startswith(b"stop ") and self.stop_requested is not None:
             self.stop_requested(message[5:].decode())
 
     def _forget_unstarted(self, request_id: str) -> bool:
-        """Drops a claim that next() has not handed out yet; False if it was one."""
+        """Drops a claim that next() has not handed out yet; False if it was none."""
         for item in self._ready:
             if item[0].request_id == request_id:
                 self._ready.remove(item)
                 self._held.pop(request_id, None)
                 self._wake(len(self._waiters))
-                return False
-        return True
+                return True
+        return False
 
     def _on_work(self, message: bytes) -> None:
+        self._ticks += 1
         self._parked = False
         self._wake()
 
     def _on_reconnect(self) -> None:
+        self._ticks += 1
         self._parked = False
         self._wake()
