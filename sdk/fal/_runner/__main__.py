@@ -13,12 +13,13 @@ if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False) and sys
     # `-m` puts the working directory first; a bundle with a file called socket.py must not reach this process's start.
     del sys.path[0]
 
+import faulthandler
 import socket
 
 from fal._runner.channel import Channel
-from fal._runner.life import EXIT_OK, Life, python_version, seconds_since_process_start
+from fal._runner.life import EXIT_OK, Life, python_version
 from fal._runner.output import Output
-from fal._runner.protocol import PROTOCOL_VERSION, Hello, Log, Message, Stage, Start
+from fal._runner.protocol import PROTOCOL_VERSION, Hello, Log, Message, Start
 
 
 class _Process:
@@ -46,9 +47,9 @@ class _Process:
         if not isinstance(first, Start):
             raise SystemExit(f"the first message must be start, not {first.tag}")
         self.output.install()
+        faulthandler.enable(file=2)  # a crash in native code leaves its Python traceback on the raw pipe
         self.channel.watch()
         self.life = Life(first, self.channel, self.output)
-        self.channel.send(Stage("boot", seconds_since_process_start()))
         code = self.life.run()
         self.channel.drain()
         return code

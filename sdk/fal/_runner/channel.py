@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -51,6 +52,7 @@ class Channel:
         self._dropped_logs = 0
         self._reads = 0
         self._closed = False
+        self._told_lost = False
         #: True in a process that user code forked: the socket is not its to use
         self.is_foreign = False
         os.register_at_fork(after_in_child=self._leave_to_parent)
@@ -85,7 +87,7 @@ class Channel:
                 if self._dropped_logs:
                     dropped, self._dropped_logs = self._dropped_logs, 0
                     note = f"[{dropped} log lines were dropped: the app prints faster than they can be stored]"
-                    outgoing.append(encode(Log("WARN", note, _now())))
+                    outgoing.append(encode(Log("WARN", note, time.time())))
             except OSError:
                 self._closed = True
                 outgoing.clear()
@@ -141,7 +143,8 @@ class Channel:
             return  # the watcher reads right now; it hands over what it finds
         try:
             if not self._read(blocking=False):
-                self._end_of_supervisor()
+                self.detach()
+                self._supervisor_gone()
         finally:
             self._reading.release()
 
@@ -159,7 +162,8 @@ class Channel:
         try:
             for message in self._frames.feed(data):
                 self._hand_out(message, from_watcher)
-        except ProtocolError:
+        except ProtocolError as error:
+            os.write(2, f"the supervisor cannot be understood: {error}\n".encode())
             return False  # out of step for good: the same as a supervisor that has gone
         return True
 
@@ -177,7 +181,7 @@ class Channel:
         pause = threading.Event()
         poller = select.poll()
         poller.register(self._socket.fileno(), select.POLLIN)
-        while not self._closed:
+        while not self._told_lost:
             reads = self._reads
             pause.wait(_WATCH_SECONDS)
             if reads != self._reads or not poller.poll(0):
@@ -191,24 +195,27 @@ class Channel:
             finally:
                 self._reading.release()
             if not alive:
-                self._abandon(pause)
-                return
+                self._supervisor_gone()
 
-    def _abandon(self, pause: threading.Event) -> None:
-        if self._loop is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._end_of_supervisor)
-            except RuntimeError:
-                return  # the loop is closed: the process is ending by itself
-        # A runner without a supervisor holds a GPU for nobody; user code that never returns must not keep it.
-        pause.wait(_ORPHAN_SECONDS)
-        os._exit(1)
+    def _supervisor_gone(self) -> None:
+        """Tell the loop, and make sure that the process ends: a runner nobody talks to holds a GPU for nobody."""
+        if self._told_lost:
+            return
+        self._told_lost = True
+        self._closed = True
+        if self._loop is None:
+            os._exit(1)  # still starting: there is nothing to end in good order
+        last_word = threading.Timer(_ORPHAN_SECONDS, os._exit, (1,))
+        last_word.daemon = True
+        last_word.start()
+        try:
+            self._loop.call_soon_threadsafe(self._end_on_loop)
+        except RuntimeError:
+            pass  # the loop is closed: the process is ending by itself
 
-    def _end_of_supervisor(self) -> None:
+    def _end_on_loop(self) -> None:
         self.detach()
-        if not self._closed:
-            self._closed = True
-            self._lost()
+        self._lost()
 
     def _leave_to_parent(self) -> None:
         self._closed = True
@@ -216,9 +223,3 @@ class Channel:
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._outgoing.clear()
-
-
-def _now() -> float:
-    import time
-
-    return time.time()

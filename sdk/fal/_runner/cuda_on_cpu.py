@@ -14,6 +14,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -39,9 +40,7 @@ def install_on_import(stands_for: str, log: Callable[[str], None]) -> None:
 
     def patch(torch: ModuleType) -> None:
         if install(torch):
-            log(
-                f"no GPU here: the CPU stands in for {stands_for}; 'cuda' means the CPU and float16 means float32 (slow)"
-            )
+            log(f"no GPU here: the CPU stands in for {stands_for}; 'cuda' is the CPU and float16 is float32 (slow)")
 
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -84,14 +83,14 @@ def install(torch: Any) -> bool:
         return False
     # Torch caches its set of factories on first use. Filled after the patch it would hold the wrappers, and
     # `with torch.device("meta")` would no longer recognise what C code calls: models then load uninitialised weights.
-    factories = set(torch.utils._device._device_constructors())
+    factories = set(import_module("torch.utils._device")._device_constructors())
     mapping = _Mapping(torch)
     for owner in (torch, torch.fft):
         for name, function in list(vars(owner).items()):
             if name in _MORE_FACTORIES or (callable(function) and _is_in(function, factories)):
-                _replace(torch, owner, name, mapping.factory(function))
+                _replace(owner, name, mapping.factory(function))
     for name in _TENSOR_FACTORIES:
-        _replace(torch, torch.Tensor, name, mapping.factory(getattr(torch.Tensor, name)))
+        _replace(torch.Tensor, name, mapping.factory(getattr(torch.Tensor, name)))
     _patch_moves(torch, mapping)
     _patch_loading(torch, mapping)
     _patch_defaults(torch, mapping)
@@ -107,13 +106,14 @@ def _is_in(function: Any, factories: set[Any]) -> bool:
         return False  # unhashable
 
 
-def _replace(torch: Any, owner: Any, name: str, wrapper: Any) -> None:
+def _replace(owner: Any, name: str, wrapper: Any) -> None:
     original = getattr(owner, name)
     setattr(owner, name, wrapper)
     # torch.jit.script knows builtins by identity.
-    builtin = torch.jit._builtins._find_builtin(original)
-    if builtin is not None:
-        torch.jit._builtins._register_builtin(wrapper, builtin)
+    builtins = import_module("torch.jit._builtins")
+    known = builtins._find_builtin(original)
+    if known is not None:
+        builtins._register_builtin(wrapper, known)
 
 
 class _Mapping:
@@ -223,7 +223,7 @@ def _patch_loading(torch: Any, mapping: _Mapping) -> None:
 
 def _patch_defaults(torch: Any, mapping: _Mapping) -> None:
     """``with torch.device("cuda")`` and ``torch.set_default_device("cuda")``."""
-    context = torch.utils._device.DeviceContext
+    context = import_module("torch.utils._device").DeviceContext
     set_up, set_default = context.__init__, torch.set_default_device
 
     @functools.wraps(set_up)

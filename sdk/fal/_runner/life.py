@@ -60,6 +60,11 @@ class Life:
         """Everything from here to the end; returns the exit code."""
         _announce(self._start)
         _context.set_runner(self._files)
+        try:
+            import fal._routes  # noqa: F401 - fastapi, before the bundle is on the path and before the user's file
+        except ImportError as error:
+            return self._failed("import", error)
+        self._channel.send(Stage("boot", seconds_since_process_start()))
         began = time.perf_counter()
         try:
             if self._start.cpu_fallback_for:

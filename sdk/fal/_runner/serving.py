@@ -47,7 +47,7 @@ class Exchange:
 
     __slots__ = (
         "_body_read", "_channel", "_credit", "_extra_headers", "_gone", "_headers", "_more", "_parts", "_status",
-        "answered", "cancelled", "request", "streaming", "task",
+        "answered", "cancelled", "request", "started", "streaming", "task",
     )  # fmt: skip
 
     def __init__(self, request: Request, channel: Channel, extra_headers: Headers) -> None:
@@ -55,6 +55,7 @@ class Exchange:
         self.task: asyncio.Task[None] | None = None
         self.answered = False
         self.cancelled = False
+        self.started = False
         self.streaming = False
         self._channel = channel
         self._extra_headers = extra_headers
@@ -205,7 +206,7 @@ class Serving:
         """Nobody waits for answers any more: cancel everything that can be cancelled."""
         for exchange in list(self._running.values()):
             exchange.disconnect()
-            if exchange.task is not None:
+            if exchange.task is not None and exchange.started:
                 exchange.task.cancel()
 
     def _accept(self, request: Request) -> None:
@@ -217,10 +218,13 @@ class Serving:
 
     async def _serve(self, exchange: Exchange) -> None:
         request = exchange.request
+        exchange.started = True
         set_current_request(RequestContext(request.id, request.path, request.headers, request.base_url))
         try:
-            await self._app(_scope(request), exchange.receive, exchange.send)
-            exchange.answer_error(500, "the app sent no answer")
+            if not exchange.cancelled:
+                await self._app(_scope(request), exchange.receive, exchange.send)
+                exchange.answer_error(500, "the app sent no answer")
+            exchange.answer_error(499, "the request was cancelled")
         except asyncio.CancelledError:
             exchange.answer_error(499, "the request was cancelled")
         except BaseException as error:  # noqa: BLE001 - user code may raise anything; it must cost one request only
@@ -247,8 +251,8 @@ class Serving:
             task = asyncio.get_running_loop().create_task(self._tell_app(exchange.request, path))
             self._side_tasks.add(task)
             task.add_done_callback(self._side_tasks.discard)
-        elif exchange.task is not None:
-            exchange.task.cancel()
+        elif exchange.task is not None and exchange.started:
+            exchange.task.cancel()  # one that has not started yet would vanish without an answer
 
     async def _tell_app(self, request: Request, path: str) -> None:
         set_current_request(RequestContext(request.id, path, request.headers, request.base_url))
