@@ -1,0 +1,57 @@
+"""API keys of the caller's owner: list, create, revoke; and who the caller is."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from . import wire
+from .control import Control, answer
+from .errors import Refusal, bad_request
+
+
+class ApiKeys:
+    """Routes ``/api/v1/whoami`` and below ``/api/v1/keys``."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/v1/whoami", self.whoami, methods=["GET"]),
+            Route("/api/v1/keys", self.list, methods=["GET"]),
+            Route("/api/v1/keys", self.create, methods=["POST"]),
+            Route("/api/v1/keys/{key_id}", self.revoke, methods=["DELETE"]),
+        ]
+
+    async def whoami(self, request: Request) -> Response:
+        """The owner that the key belongs to."""
+        key = await self._control.caller(request)
+        return answer({"owner": key.owner, "key_id": key.key_id})
+
+    async def list(self, request: Request) -> Response:
+        """The owner's keys, without secrets."""
+        caller = await self._control.caller(request)
+        keys = await self._control.store.keys.list()
+        return answer({"items": [wire.key(key) for key in keys if key.owner == caller.owner]})
+
+    async def create(self, request: Request) -> Response:
+        """A new key; the only time that its secret is shown."""
+        caller = await self._control.caller(request)
+        name = (await self._control.json(request)).get("name", "")
+        if not isinstance(name, str) or len(name) > 100 or not name.isprintable():
+            raise bad_request('"name" must be a line of at most 100 characters.')
+        key, secret = await self._control.store.keys.create(caller.owner, name)
+        return answer({**wire.key(key), "secret": secret, "key": f"{key.key_id}:{secret}"}, 201)
+
+    async def revoke(self, request: Request) -> Response:
+        """The key stops working: here at once, in other gateways within seconds."""
+        caller = await self._control.caller(request)
+        key_id = request.path_params["key_id"]
+        keys = await self._control.store.keys.list()
+        if not any(key.key_id == key_id and key.owner == caller.owner for key in keys):
+            raise Refusal(404, f'You have no key "{key_id[:80]}".')
+        await self._control.store.keys.revoke(key_id)
+        self._control.keys.forget()
+        return Response(status_code=204)

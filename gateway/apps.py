@@ -1,0 +1,138 @@
+"""Apps in the control API: look, delete, scale, point at another revision; their workers, queue and the hosts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fal._spec import ScalingSpec
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler.store.records import RevisionState
+
+from . import wire
+from .control import Control, answer
+from .errors import Refusal, bad_request
+from .specs import check_scaling, validation_text
+
+_SCALING = TypeAdapter(ScalingSpec)
+_APP = "/api/v1/apps/{owner}/{app}"
+
+
+class Apps:
+    """Routes below ``/api/v1/apps``, ``/api/v1/queue`` and ``/api/v1/hosts``."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._store = control.store
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/v1/apps", self.list, methods=["GET"]),
+            Route(_APP, self.get, methods=["GET"]),
+            Route(_APP, self.delete, methods=["DELETE"]),
+            Route(f"{_APP}/scaling", self.scale, methods=["PATCH"]),
+            Route(f"{_APP}/revision", self.point, methods=["POST"]),
+            Route(f"{_APP}/revisions", self.revisions, methods=["GET"]),
+            Route(f"{_APP}/workers", self.workers, methods=["GET"]),
+            Route(f"{_APP}/openapi.json", self.openapi, methods=["GET"]),
+            Route("/api/v1/queue/{owner}/{app}", self.queue_size, methods=["GET"]),
+            Route("/api/v1/queue/{owner}/{app}", self.queue_flush, methods=["DELETE"]),
+            Route("/api/v1/hosts", self.hosts, methods=["GET"]),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        """The owner's apps and what they are doing."""
+        caller = await self._control.caller(request)
+        apps = [app for app in await self._store.apps.list() if app.app.startswith(f"{caller.owner}/")]
+        seen = await asyncio.gather(*(self._store.apps.observe(app.app) for app in apps))
+        urls = [self._control.urls(request, app.app) for app in apps]
+        return answer({"items": [wire.app(*each) for each in zip(apps, urls, seen, strict=True)]})
+
+    async def get(self, request: Request) -> Response:
+        """One app with its current revision."""
+        app = await self._control.owned_alias(request)
+        seen = await self._store.apps.observe(app.app)
+        revision = await self._store.apps.revision(app.app, app.revision) if app.revision else None
+        return answer(wire.app(app, self._control.urls(request, app.app), seen, revision))
+
+    async def delete(self, request: Request) -> Response:
+        """The app goes: waiting requests end with an error, workers are asked to stop."""
+        app = await self._control.owned_alias(request)
+        await self._store.apps.delete(app.app)
+        self._control.directory.forget(app.app)
+        return Response(status_code=204)
+
+    async def scale(self, request: Request) -> Response:
+        """Change some scaling settings; the others stay."""
+        app = await self._control.owned_alias(request)
+        changes = await self._control.json(request)
+        known = wire.scaling(app.scaling)
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise bad_request(f"Unknown scaling setting {unknown[0]!r}; there are {', '.join(known)}.")
+        scaling = check_scaling(_scaling({**known, **changes}))
+        await self._store.apps.set_scaling(app.app, scaling)
+        self._control.directory.forget(app.app)
+        return answer({"app": app.app, "scaling": wire.scaling(scaling)})
+
+    async def point(self, request: Request) -> Response:
+        """Roll back (or forward) to a revision that was built."""
+        app = await self._control.owned_alias(request)
+        name = (await self._control.json(request)).get("revision")
+        if not isinstance(name, str):
+            raise bad_request('"revision" must be the name of a revision.')
+        revision = await self._store.apps.revision(app.app, name)
+        if revision is None:
+            raise Refusal(404, f'"{app.app}" has no revision "{name[:80]}"; see "fal apps list-rev".')
+        if revision.state is not RevisionState.READY:
+            raise Refusal(409, f'Revision "{name}" is {revision.state.value}: only a READY one can serve.')
+        pointed = await self._store.apps.point(app.app, name, auth=None, scaling=None, ephemeral=app.ephemeral)
+        self._control.directory.forget(app.app)
+        return answer(wire.app(pointed, self._control.urls(request, app.app)))
+
+    async def revisions(self, request: Request) -> Response:
+        """All revisions, newest first."""
+        name = await self._control.owned_app(request)
+        app = await self._store.apps.get(name)
+        current = app.revision if app is not None else None
+        found = sorted(await self._store.apps.revisions(name), key=lambda item: -item.created_at_ms)
+        return answer({"items": [wire.revision(item, item.revision == current) for item in found]})
+
+    async def workers(self, request: Request) -> Response:
+        """The app's workers."""
+        app = await self._control.owned_alias(request)
+        return answer({"items": [wire.worker(worker) for worker in await self._store.workers.list(app.app)]})
+
+    async def openapi(self, request: Request) -> Response:
+        """The app's own OpenAPI document, known once a worker has been ready."""
+        app = await self._control.owned_alias(request)
+        revision = await self._store.apps.revision(app.app, app.revision) if app.revision else None
+        if revision is None or revision.openapi is None:
+            raise Refusal(404, "Not known yet: it is read when a worker of this revision is ready for the first time.")
+        return Response(revision.openapi, media_type="application/json")
+
+    async def queue_size(self, request: Request) -> Response:
+        """How many requests wait."""
+        app = await self._control.owned_alias(request)
+        return answer({"app": app.app, "size": await self._store.requests.queue_size(app.app)})
+
+    async def queue_flush(self, request: Request) -> Response:
+        """Every waiting request ends as cancelled."""
+        app = await self._control.owned_alias(request)
+        return answer({"app": app.app, "flushed": await self._store.requests.flush_queue(app.app)})
+
+    async def hosts(self, request: Request) -> Response:
+        """The machines and what they offer."""
+        await self._control.caller(request)
+        return answer({"items": [wire.host(host) for host in await self._store.hosts.list()]})
+
+
+def _scaling(values: dict[str, Any]) -> ScalingSpec:
+    try:
+        return _SCALING.validate_python(values)
+    except ValidationError as error:
+        raise bad_request(validation_text(error)) from None

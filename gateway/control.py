@@ -1,0 +1,96 @@
+"""What all routes of the control API share: the caller, the body, the JSON answer. The routes are in modules by noun.
+
+Every route needs a valid key, and touches only what belongs to that key's owner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from scheduler.store import Store
+from scheduler.store.records import ApiKeyRecord, AppRecord
+
+from . import wire
+from .addresses import Addresses, app_urls, is_app_name
+from .auth import Keys, check_owner
+from .directory import Directory
+from .errors import Refusal, bad_request
+from .events import EventResponse, Story
+from .incoming import Head
+from .limits import Limits
+from .settings import Settings
+
+#: JSON bodies of the control API are specs and lists of file names, never files.
+_MAX_JSON = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Control:
+    """What the control routes work with."""
+
+    store: Store
+    settings: Settings
+    addresses: Addresses
+    keys: Keys
+    directory: Directory
+    limits: Limits
+
+    async def caller(self, request: Request) -> ApiKeyRecord:
+        """The key that was sent; 401 without one."""
+        return await self.keys.require(head_of(request).authorization)
+
+    async def owned_app(self, request: Request) -> str:
+        """``owner/name`` out of the path, after checking that the caller owns it.
+
+        Raises:
+            Refusal: 401, 403.
+        """
+        key = await self.caller(request)
+        owner, name = request.path_params["owner"], request.path_params["app"]
+        check_owner(owner, key)
+        if not is_app_name(name):
+            raise Refusal(404, f'"{name}" cannot be the name of an app.')
+        return f"{owner}/{name}"
+
+    async def owned_alias(self, request: Request) -> AppRecord:
+        """The alias that the path names; 404 when there is none."""
+        app = await self.owned_app(request)
+        record = await self.store.apps.get(app)
+        if record is None:
+            raise await self.directory.missing(app, await self.caller(request))
+        return record
+
+    async def json(self, request: Request) -> dict[str, Any]:
+        """The body as a JSON object; 400 when it is none."""
+        body = await self.limits.read_body(request.receive, head_of(request).content_length, _MAX_JSON)
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise bad_request(f"The body is not valid JSON: {error}.") from None
+        if not isinstance(value, dict):
+            raise bad_request("The body must be a JSON object.")
+        return value
+
+    def urls(self, request: Request, app: str) -> dict[str, str]:
+        """The app's addresses as this caller sees them."""
+        return app_urls(self.addresses.base_url(request.scope, head_of(request)), app)
+
+    def tell(self, story: Story) -> Response:
+        """An answer of server-sent events."""
+        return EventResponse(story, self.limits, self.settings.write_timeout)
+
+
+def head_of(request: Request) -> Head:
+    """The head as the gateway read it."""
+    head: Head = request.scope["keepwarm.head"]
+    return head
+
+
+def answer(value: object, status: int = 200) -> Response:
+    """JSON."""
+    return Response(wire.dumps(value), status, media_type="application/json")

@@ -1,0 +1,169 @@
+"""Deploys: takes a revision in, asks for its environment, and tells the caller how the build goes.
+
+Leaves building, and pointing the alias at the revision, to the jobs service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from fal import _offers
+from fal._spec import AppSpec, BundleFile
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from envbuilder.errors import BadRequirement
+from envbuilder.key import environment_key
+from scheduler.store import keys
+from scheduler.store.records import RevisionRecord, RevisionState
+
+from . import wire
+from .control import Control, answer
+from .errors import Refusal, bad_request
+from .events import Events, Story
+from .specs import missing_objects, read_files, read_spec
+
+log = structlog.get_logger("gateway.deployments")
+
+_LOOK_SECONDS = 1.0
+
+
+class Deployments:
+    """Routes below ``/api/v1/deployments``."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._store = control.store
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/v1/deployments", self.create, methods=["POST"]),
+            Route("/api/v1/deployments/{owner}/{app}/{revision}/events", self.events, methods=["GET"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """A new revision; it serves once its environment is built.
+
+        Raises:
+            Refusal: 400 for a spec that cannot work, 409 when no host offers its machine type or a file is missing.
+        """
+        caller = await self._control.caller(request)
+        body = await self._control.json(request)
+        spec = read_spec(body.get("spec"))
+        files = read_files(body.get("files"), spec)
+        ephemeral, message = _flag(body, "ephemeral"), _message(body)
+        if _flag(body, "no_cache"):
+            raise bad_request("no_cache is not possible here: an environment is rebuilt when its requirements change.")
+        refusal = _offers.refusal(spec.machine_types, await self._store.hosts.list(), spec.num_gpus)
+        if refusal is not None:
+            raise Refusal(409, refusal)
+        if ephemeral:
+            # The name is the only thing that keeps a public app private to those who were told it.
+            spec = replace(spec, name=str(uuid.uuid4()), auth=spec.auth or "public")
+        revision = await self._store_revision(f"{caller.owner}/{spec.name}", spec, files, message)
+        await self._store.environments.request_build(
+            revision.app,
+            revision.revision,
+            ephemeral=ephemeral,
+            reset_scale=_flag(body, "reset_scale"),
+        )
+        log.info("revision registered", app=revision.app, revision=revision.revision, key_id=caller.key_id)
+        urls = self._control.urls(request, revision.app)
+        return answer(
+            {
+                "app": revision.app,
+                "revision": revision.revision,
+                "environment_key": revision.environment_key,
+                "state": revision.state.value,
+                "urls": {**urls, "endpoints": wire.endpoints(revision, urls)},
+            },
+            201,
+        )
+
+    async def _store_revision(
+        self, app: str, spec: AppSpec, files: tuple[BundleFile, ...], message: str | None
+    ) -> RevisionRecord:
+        try:
+            environment = environment_key(spec.environment)
+        except BadRequirement as error:
+            raise bad_request(str(error)) from None
+        bundles = self._store.bundles
+        hashes = sorted({file.sha256 for file in files})
+        missing = await asyncio.to_thread(bundles.missing, hashes)
+        if missing:
+            raise missing_objects(files, missing)
+        revision = RevisionRecord(
+            app=app,
+            revision=uuid.uuid4().hex[:12],
+            spec=spec,
+            bundle_hash=bundles.bundle_hash(files),
+            files=files,
+            environment_key=environment,
+            state=RevisionState.BUILDING,
+            created_at_ms=int(time.time() * 1000),
+            message=message,
+        )
+        await self._store.apps.put_revision(revision)
+        return revision
+
+    async def events(self, request: Request) -> Response:
+        """The build's lines from the beginning, then its state, then the end."""
+        app = await self._control.owned_app(request)
+        revision = await self._store.apps.revision(app, request.path_params["revision"])
+        if revision is None:
+            raise Refusal(404, f'"{app}" has no revision "{request.path_params["revision"][:80]}".')
+        return self._control.tell(self._story(revision, self._control.urls(request, app)))
+
+    def _story(self, revision: RevisionRecord, urls: dict[str, str]) -> Story:
+        async def story(events: Events) -> None:
+            key = revision.environment_key
+            current: RevisionRecord | None = revision
+            after = "0"
+            subscription = await self._store.subscribe({keys.channel_environment(key): events.note})
+            try:
+                while current is not None:
+                    # The state was read before the lines: a final state has all of its lines behind it.
+                    while lines := await self._store.environments.read_log(key, after):
+                        for after, line in lines:
+                            await events.send(wire.build_line(after, line))
+                    if current.state is not RevisionState.BUILDING:
+                        await events.send(wire.state_event(current, urls, await self._notes(current)))
+                        return
+                    if not await events.wait(_LOOK_SECONDS):
+                        return
+                    current = await self._store.apps.revision(revision.app, revision.revision)
+            finally:
+                await subscription.close()
+
+        return story
+
+    async def _notes(self, revision: RevisionRecord) -> dict[str, Any]:
+        """What the user should know: how the environment was resolved, and that a CPU stands in for a GPU."""
+        notes = wire.environment_notes(await self._store.environments.get(revision.environment_key))
+        spec = revision.spec
+        hosts = [host for host in await self._store.hosts.list() if host.alive]
+        real = any(_offers.serves(name, host, spec.num_gpus) for name in spec.machine_types for host in hosts)
+        stand_in = next((n for n in spec.machine_types for h in hosts if _offers.stands_in(n, h)), None)
+        if stand_in is not None and not real:
+            notes["cpu_fallback"] = f"no host offers {stand_in}; a CPU stands in for it, which is slow"
+        return notes
+
+
+def _flag(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise bad_request(f'"{name}" must be true or false.')
+    return value
+
+
+def _message(body: dict[str, Any]) -> str | None:
+    value = body.get("message")
+    if value is not None and (not isinstance(value, str) or len(value) > 2000):
+        raise bad_request('"message" must be text of at most 2000 characters.')
+    return value

@@ -1,0 +1,111 @@
+"""The one table from what can go wrong to the HTTP answer that the caller gets.
+
+    Refusal                 the gateway itself says no; carries its own status
+    StoreError              see scheduler.store.errors; mapped by TABLE
+    anything else           500 internal_error; logged with its traceback, which the caller never sees
+
+Infrastructure bodies are ``{"detail", "error_type"}`` with the type repeated in ``X-Fal-Error-Type``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from scheduler.store import errors as store_errors
+
+from . import wire
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Refusal(Exception):
+    """The gateway refuses; ``detail`` says what was wrong, with the value, and what to do next.
+
+    Args:
+        status: HTTP status.
+        detail: for the caller.
+        error_type: one of the protocol's names, where one fits.
+        headers: further headers of the answer.
+    """
+
+    def __init__(
+        self, status: int, detail: str, error_type: str | None = None, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.error_type = error_type
+        self.headers = headers
+
+
+class CallerGone(Exception):
+    """The caller hung up; there is nobody left to answer."""
+
+
+class Row(NamedTuple):
+    """How one kind of error is answered; ``retry_after`` in seconds."""
+
+    status: int
+    error_type: str | None
+    retry_after: int | None = None
+
+
+TABLE: dict[type[Exception], Row] = {
+    store_errors.StoreUnavailable: Row(503, "internal_error", 1),
+    store_errors.StoreFull: Row(503, "internal_error", 5),
+    store_errors.QueueFull: Row(429, "concurrent_requests_limit", 5),
+    store_errors.IdempotencyConflict: Row(422, "bad_request"),
+    store_errors.NotFound: Row(404, None),
+    store_errors.StoreError: Row(500, "internal_error"),
+}
+_UNEXPECTED = Row(500, "internal_error")
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether the error belongs to the table; anything else is a fault of ours and worth a traceback in the log."""
+    return isinstance(error, Refusal | store_errors.StoreError)
+
+
+def answer_for(error: Exception) -> tuple[int, Headers, bytes]:
+    """Status, headers and body for an error."""
+    if isinstance(error, Refusal):
+        status, error_type, detail = error.status, error.error_type, error.detail
+        headers = list(error.headers)
+    else:
+        row = next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), _UNEXPECTED)
+        status, error_type = row.status, row.error_type
+        detail = str(error) if row is not _UNEXPECTED else "The gateway failed on this request; its log has the cause."
+        headers = [(b"retry-after", str(row.retry_after).encode())] if row.retry_after is not None else []
+    if error_type is not None:
+        headers.append((b"x-fal-error-type", error_type.encode()))
+    headers.append((b"content-type", b"application/json"))
+    return status, headers, wire.error_body(detail, error_type)
+
+
+def bad_request(detail: str) -> Refusal:
+    """400, for input that is nonsense."""
+    return Refusal(400, detail, "bad_request")
+
+
+def unauthorized(detail: str) -> Refusal:
+    """401, with the header that tells clients which scheme is meant."""
+    return Refusal(401, detail, None, ((b"www-authenticate", b"Key"),))
+
+
+def too_large(limit: int) -> Refusal:
+    """413. The rest of the body is thrown away as it comes; closing at once would keep clients from reading this."""
+    detail = (
+        f"The body is over the limit of {limit} bytes. Send large inputs as URLs, or raise KEEPWARM_MAX_BODY_BYTES "
+        "on the server."
+    )
+    return Refusal(413, detail, "bad_request")
+
+
+def overloaded(detail: str) -> Refusal:
+    """503 with a short Retry-After: the same request may work in a moment."""
+    return Refusal(503, detail, "runner_scheduling_failure", ((b"retry-after", b"1"),))
+
+
+def method_not_allowed(method: str, allowed: str) -> Refusal:
+    """405 naming what is allowed."""
+    return Refusal(405, f"{method} is not possible here; use {allowed}.", None, ((b"allow", allowed.encode()),))

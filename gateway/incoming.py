@@ -1,0 +1,162 @@
+"""Reads the head of a request once: what the gateway itself obeys, and what the app may see of it.
+
+Leaves the body to ``limits`` and the meaning of credentials to ``auth``.
+"""
+
+from __future__ import annotations
+
+import math
+from urllib.parse import parse_qsl, urlencode
+
+from scheduler.store.records import Priority
+
+from .asgi import Scope
+from .errors import bad_request
+
+#: Never passed on: credentials, what belongs to one hop, and what a caller could use to lie about itself.
+_NOT_PASSED = frozenset(
+    {
+        b"authorization", b"proxy-authorization", b"cookie", b"connection", b"keep-alive", b"proxy-connection", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host",
+        b"x-forwarded-proto", b"x-forwarded-port", b"x-real-ip", b"http2-settings",
+    }
+)  # fmt: skip
+#: The one reserved header of callers that apps are meant to see.
+_PASSED_RESERVED = b"x-fal-object-lifecycle-preference"
+_LONGEST_TIMEOUT = 30 * 86400.0
+
+
+class Head:
+    """What matters of a request's head. ``passed``: headers for the app, lower-case names."""
+
+    __slots__ = (
+        "authorization", "content_length", "forwarded_host", "forwarded_proto", "host", "idempotency_key", "options",
+        "origin", "passed",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.passed: list[tuple[str, str]] = []
+        self.options: dict[bytes, bytes] | None = None
+        self.authorization: bytes | None = None
+        self.host = b""
+        self.origin = False
+        self.content_length: int | None = None
+        self.forwarded_host: bytes | None = None
+        self.forwarded_proto: bytes | None = None
+        self.idempotency_key: bytes | None = None
+
+
+def read_head(scope: Scope) -> Head:
+    """One pass over the headers.
+
+    Raises:
+        Refusal: two Host or Authorization headers that differ (400), a length that is no number (400).
+    """
+    head = Head()
+    passed = head.passed
+    for name, value in scope["headers"]:
+        if name[:6] == b"x-fal-":
+            if head.options is None:
+                head.options = {}
+            head.options[name] = value
+            if name == _PASSED_RESERVED:
+                passed.append((name.decode("latin-1"), value.decode("latin-1")))
+        elif name in _NOT_PASSED:
+            _note_own(head, name, value)
+        else:
+            if name == b"host":
+                if head.host and head.host != value:
+                    raise bad_request("The request has two different Host headers; send one.")
+                head.host = value
+            elif name == b"content-length":
+                if not value.isdigit():
+                    raise bad_request("Content-Length is not a number.")
+                head.content_length = int(value)
+            elif name == b"origin":
+                head.origin = True
+            elif name == b"idempotency-key":
+                head.idempotency_key = value
+            passed.append((name.decode("latin-1"), value.decode("latin-1")))
+    return head
+
+
+def _note_own(head: Head, name: bytes, value: bytes) -> None:
+    if name == b"authorization":
+        if head.authorization is not None and head.authorization != value:
+            raise bad_request("The request has two different Authorization headers; send one.")
+        head.authorization = value
+    elif name == b"x-forwarded-host":
+        head.forwarded_host = value
+    elif name == b"x-forwarded-proto":
+        head.forwarded_proto = value
+
+
+def start_timeout(head: Head) -> float | None:
+    """``X-Fal-Request-Timeout``: seconds within which processing must start.
+
+    Raises:
+        Refusal: 400 when it is no number of seconds above 0.1 and up to 30 days.
+    """
+    given = head.options.get(b"x-fal-request-timeout") if head.options else None
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0.1 < seconds <= _LONGEST_TIMEOUT:
+        text = given[:40].decode("latin-1")
+        raise bad_request(f"X-Fal-Request-Timeout is {text!r}; give seconds, above 0.1 and up to 2592000 (30 days).")
+    return seconds
+
+
+def priority(head: Head) -> Priority:
+    """``X-Fal-Queue-Priority``: normal or low; 400 otherwise."""
+    given = head.options.get(b"x-fal-queue-priority") if head.options else None
+    if given is None or given.lower() == b"normal":
+        return "normal"
+    if given.lower() == b"low":
+        return "low"
+    raise bad_request(f"X-Fal-Queue-Priority is {given[:40].decode('latin-1')!r}; use normal or low.")
+
+
+def no_retry(head: Head) -> bool:
+    """``X-Fal-No-Retry``: 1, true or yes (or 0, false, no); 400 otherwise."""
+    given = head.options.get(b"x-fal-no-retry") if head.options else None
+    if given is None or given.lower() in (b"0", b"false", b"no"):
+        return False
+    if given.lower() in (b"1", b"true", b"yes"):
+        return True
+    raise bad_request(f"X-Fal-No-Retry is {given[:40].decode('latin-1')!r}; use 1, true or yes.")
+
+
+def idempotency_key(head: Head) -> str | None:
+    """``Idempotency-Key``: up to 255 visible characters; 400 otherwise."""
+    given = head.idempotency_key
+    if given is None:
+        return None
+    if not 1 <= len(given) <= 255 or not all(33 <= byte < 127 for byte in given):
+        raise bad_request("Idempotency-Key must be 1 to 255 visible ASCII characters without spaces.")
+    return given.decode("ascii")
+
+
+def split_query(raw: bytes, consumed: frozenset[str]) -> tuple[str, dict[str, str]]:
+    """The query that the app sees, and the parameters that the gateway keeps for itself.
+
+    Untouched, byte for byte, unless it holds one of the gateway's own names.
+    """
+    text = raw.decode("latin-1")
+    if "fal_" not in text:
+        return text, {}
+    own: dict[str, str] = {}
+    rest: list[tuple[str, str]] = []
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=1000, errors="strict")
+    except ValueError:
+        raise bad_request("The query string is not valid UTF-8, or has more than 1000 fields.") from None
+    for name, value in pairs:
+        if name in consumed or name == "fal_jwt_token":  # a token is a credential: the app must not get it
+            own[name] = value
+        else:
+            rest.append((name, value))
+    return (urlencode(rest), own) if own else (text, {})

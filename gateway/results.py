@@ -1,0 +1,180 @@
+"""Hands finished requests to the callers who wait for them: one subscription for the whole process.
+
+A push can be lost, so that every waiter's record is read again every two seconds: the record is the truth. Also ends
+direct requests whose start deadline has passed, should no scheduler do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+
+import structlog
+
+from scheduler.store import Store, keys, outcomes
+from scheduler.store.errors import StoreError
+from scheduler.store.records import RequestRecord, RequestState
+from scheduler.store.subscriptions import Subscription
+
+log = structlog.get_logger("gateway.results")
+
+#: Seconds after which a waiter's record is read without having been pushed.
+REREAD_SECONDS = 2.0
+_TICK_SECONDS = 0.5
+_READ_AT_ONCE = 64
+#: Seconds past its start deadline that a request is left to the scheduler.
+_SCHEDULER_GRACE = 2.0
+
+
+class Waiter:
+    """One caller who waits. ``wait`` returns when one of the marks below has been set.
+
+    ``record``: the request has ended. ``output``: pieces of a streamed answer may be there. ``gone``: the caller hung
+    up. ``expired``: it has waited as long as it may. ``lost``: the store no longer knows the request.
+    """
+
+    __slots__ = (
+        "_future", "_loop", "app", "deadline", "expired", "gone", "lost", "next_read", "output", "record", "request_id",
+        "start_deadline",
+    )  # fmt: skip
+
+    def __init__(self, app: str, request_id: str, deadline: float, start_deadline: float | None, now: float) -> None:
+        self.app = app
+        self.request_id = request_id
+        self.deadline = deadline
+        self.start_deadline = start_deadline
+        self.next_read = now + REREAD_SECONDS
+        self.record: RequestRecord | None = None
+        self.output = False
+        self.gone = False
+        self.expired = False
+        self.lost = False
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] | None = None
+
+    async def wait(self) -> None:
+        """Until something has happened; at once when it has already."""
+        if self.record is None and not (self.output or self.gone or self.expired or self.lost):
+            self._future = self._loop.create_future()
+            await self._future
+
+    def wake(self) -> None:
+        """Call after setting a mark."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def hang_up(self) -> None:
+        """The caller is gone."""
+        self.gone = True
+        self.wake()
+
+
+class Results:
+    """The waiters of one gateway process; ``gateway_id`` is what their submissions name."""
+
+    def __init__(self, store: Store, max_wait: float) -> None:
+        self.gateway_id = uuid.uuid4().hex[:12]
+        self._store = store
+        self._max_wait = max_wait
+        self._waiters: dict[str, Waiter] = {}
+        self._subscription: Subscription | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._reads: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Subscribe, before anything is submitted in this gateway's name."""
+        self._subscription = await self._store.subscribe(
+            {keys.channel_gateway(self.gateway_id): self._on_push}, on_reconnect=self._read_all_soon
+        )
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep_for_ever(), name="results-sweeper")
+
+    async def close(self) -> None:
+        """Stop listening; waiters that are left are not woken."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, *self._reads, return_exceptions=True)
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    def expect(self, app: str, request_id: str, start_timeout: float | None) -> Waiter:
+        """Begin to wait; call it before the submit, so that no push can come too early."""
+        now = time.monotonic()
+        start_deadline = None if start_timeout is None else now + start_timeout
+        waiter = Waiter(app, request_id, now + self._max_wait, start_deadline, now)
+        self._waiters[request_id] = waiter
+        return waiter
+
+    def forget(self, waiter: Waiter) -> None:
+        """Nobody waits for it any more."""
+        self._waiters.pop(waiter.request_id, None)
+
+    def _on_push(self, payload: bytes) -> None:
+        if payload[:7] == b"output ":
+            waiter = self._waiters.get(payload[7:].decode("ascii", "replace"))
+            if waiter is not None:
+                waiter.output = True
+                waiter.wake()
+            return
+        request_id, record = self._store.requests.decode_push(payload)
+        waiter = self._waiters.get(request_id)
+        if waiter is None:
+            return
+        if record is not None:
+            waiter.record = record
+            waiter.wake()
+        else:  # too large to be pushed
+            task = asyncio.get_running_loop().create_task(self._read(waiter))
+            self._reads.add(task)
+            task.add_done_callback(self._reads.discard)
+
+    def _read_all_soon(self) -> None:
+        for waiter in self._waiters.values():
+            waiter.next_read = 0.0
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            try:
+                await self.sweep()
+            except StoreError as error:
+                log.warning("waiting requests could not be read again", error=str(error), waiting=len(self._waiters))
+
+    async def sweep(self) -> int:
+        """Read again what has waited too long for a push; returns how many were read.
+
+        Raises:
+            StoreError: the store does not answer; the next sweep tries again.
+        """
+        now = time.monotonic()
+        due = [waiter for waiter in self._waiters.values() if waiter.next_read <= now]
+        for start in range(0, len(due), _READ_AT_ONCE):
+            await asyncio.gather(*(self._read(waiter, strict=True) for waiter in due[start : start + _READ_AT_ONCE]))
+        return len(due)
+
+    async def _read(self, waiter: Waiter, strict: bool = False) -> None:
+        now = time.monotonic()
+        waiter.next_read = now + REREAD_SECONDS
+        try:
+            record = await self._store.requests.get(waiter.app, waiter.request_id)
+            if record is not None and record.state is RequestState.IN_QUEUE and self._overdue(waiter, now):
+                await self._store.requests.fail_queued(waiter.app, waiter.request_id, outcomes.overdue())
+                record = await self._store.requests.get(waiter.app, waiter.request_id)
+        except StoreError:
+            waiter.next_read = 0.0
+            if strict:
+                raise
+            return
+        if record is None:
+            waiter.lost = True
+        elif record.state.terminal:
+            waiter.record = record
+        # Pieces may be there whose push was lost; a look costs little, and an answer that was streamed is only there.
+        waiter.output = record is not None and record.state is not RequestState.IN_QUEUE
+        if now > waiter.deadline:
+            waiter.expired = True
+        waiter.wake()
+
+    @staticmethod
+    def _overdue(waiter: Waiter, now: float) -> bool:
+        return waiter.start_deadline is not None and now > waiter.start_deadline + _SCHEDULER_GRACE

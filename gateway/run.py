@@ -1,0 +1,258 @@
+"""Direct calls: one POST that waits for its answer, or streams it. The path that every millisecond counts on.
+
+Leaves retries to nobody: a direct call is tried once. A caller who hangs up cancels the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgpack
+import structlog
+
+from scheduler.store import Store
+from scheduler.store.errors import StoreError
+from scheduler.store.records import AppRecord, Submission
+
+from . import answers, cors, incoming
+from .addresses import Addresses, split_app
+from .asgi import Headers, Receive, Scope, Send, respond, until_hang_up
+from .auth import Keys, check_app
+from .directory import Directory
+from .errors import CallerGone, Refusal, method_not_allowed
+from .incoming import Head
+from .limits import Limits
+from .results import Results, Waiter
+
+log = structlog.get_logger("gateway.run")
+
+#: Answers that come sooner need nobody to watch whether the caller hangs up.
+WATCH_AFTER = 0.05
+_CONSUMED = frozenset({"fal_webhook", "fal_max_queue_length"})
+_NO_METHODS = frozenset({"CONNECT", "TRACE"})
+
+
+class Access:
+    """Finds the app that a path names and checks that the caller may use it."""
+
+    def __init__(self, directory: Directory, keys: Keys) -> None:
+        self._directory = directory
+        self._keys = keys
+
+    async def open(self, app: str, authorization: bytes | None) -> tuple[AppRecord, str | None]:
+        """The app, and the owner of the key that was used for it (None for public apps).
+
+        Raises:
+            Refusal: 404 for an unknown app, 401 and 403 for a missing or wrong key.
+        """
+        record = self._directory.fresh(app) or await self._directory.find(app)
+        if record is None:
+            try:
+                key = await self._keys.identify(authorization)
+            except Refusal:
+                key = None
+            raise await self._directory.missing(app, key)
+        if record.auth == "public":
+            return record, None
+        key = await self._keys.identify(authorization)
+        check_app(record, key)
+        return record, key.owner if key is not None else None
+
+
+def app_headers(head: Head, app: str, route: str, request_id: str, caller: str | None) -> tuple[tuple[str, str], ...]:
+    """What the app sees: the caller's own headers and the platform's."""
+    headers = head.passed
+    headers.append(("x-fal-request-id", request_id))
+    headers.append(("x-fal-endpoint", app if route == "/" else app + route))
+    if caller is not None:
+        headers.append(("x-fal-caller-user-id", caller))
+    return tuple(headers)
+
+
+class Run:
+    """Serves direct calls."""
+
+    def __init__(
+        self,
+        store: Store,
+        addresses: Addresses,
+        access: Access,
+        limits: Limits,
+        results: Results,
+        write_timeout: float,
+    ) -> None:
+        self._store = store
+        self._addresses = addresses
+        self._access = access
+        self._limits = limits
+        self._results = results
+        self._write_timeout = write_timeout
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, request_id: str) -> None:
+        """One direct call, answered.
+
+        Raises:
+            Refusal, StoreError: before anything was sent.
+            CallerGone: nobody is there any more.
+        """
+        found = split_app(path)
+        if found is None:
+            raise Refusal(404, f'"{path}" is not the address of an app; use /owner/app.')
+        app, route = found
+        if scope["method"] in _NO_METHODS:
+            raise method_not_allowed(scope["method"], "POST")
+        _, caller = await self._access.open(app, head.authorization)
+        start_timeout = incoming.start_timeout(head) if head.options else None
+        priority = incoming.priority(head) if head.options else "normal"
+        query, _ = incoming.split_query(scope["query_string"], _CONSUMED) if scope["query_string"] else ("", None)
+        submission = Submission(
+            app=app,
+            request_id=request_id,
+            mode="direct",
+            method=scope["method"],
+            path=route,
+            query=query,
+            headers=app_headers(head, app, route, request_id, caller),
+            body=await self._limits.read_body(receive, head.content_length),
+            base_url=self._addresses.base_url(scope, head),
+            priority=priority,
+            start_timeout=start_timeout,
+            max_attempts=1,
+            gateway=self._results.gateway_id,
+        )
+        self._limits.enter()
+        waiter = self._results.expect(app, request_id, start_timeout)
+        try:
+            await self._store.requests.submit(submission)
+            await self._answer(waiter, receive, send, head)
+        except asyncio.CancelledError:
+            # The gateway is stopping and will not wait any longer. Nobody could ever fetch this answer.
+            await asyncio.shield(self._cancel(waiter))
+            raise
+        finally:
+            self._results.forget(waiter)
+            self._limits.leave()
+
+    async def _answer(self, waiter: Waiter, receive: Receive, send: Send, head: Head) -> None:
+        own: Headers = [(b"x-fal-request-id", waiter.request_id.encode("ascii"))]
+        if head.origin:
+            own += cors.ALLOW
+        watch: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(WATCH_AFTER, _start_watching, watch, receive, waiter)
+        try:
+            while True:
+                await waiter.wait()
+                if waiter.record is not None and not waiter.output:
+                    status, headers, body = answers.final(waiter.record)
+                    await respond(send, status, headers + own, body)
+                    return
+                if await Stream(self._store, waiter, send, own, self._write_timeout).run():
+                    return
+                await self._check_end(waiter)
+        finally:
+            timer.cancel()
+            for task in watch:
+                task.cancel()
+
+    async def _check_end(self, waiter: Waiter) -> None:
+        """Ends the wait when there is nothing more to wait for."""
+        if waiter.gone:
+            await self._cancel(waiter)
+            raise CallerGone
+        if waiter.record is not None:
+            return
+        if waiter.lost:
+            raise Refusal(404, "The app was deleted while this request waited.", "client_cancelled")
+        if waiter.expired:
+            await self._cancel(waiter)
+            raise Refusal(504, "The request did not end within the longest wait of this gateway.", "request_timeout")
+
+    async def _cancel(self, waiter: Waiter) -> None:
+        try:
+            await self._store.requests.cancel(waiter.app, waiter.request_id, error_type="client_disconnected")
+        except StoreError as error:
+            log.warning("a request whose caller left was not cancelled", request_id=waiter.request_id, error=str(error))
+
+
+def _start_watching(watch: list[asyncio.Task[None]], receive: Receive, waiter: Waiter) -> None:
+    watch.append(asyncio.get_running_loop().create_task(_watch(receive, waiter)))
+
+
+async def _watch(receive: Receive, waiter: Waiter) -> None:
+    await until_hang_up(receive)
+    waiter.hang_up()
+
+
+class Stream:
+    """A streamed answer on its way from the store to the caller.
+
+    Nothing is read from the store while the caller does not take what was read before, so that the worker feels it.
+    """
+
+    def __init__(self, store: Store, waiter: Waiter, send: Send, own: Headers, write_timeout: float) -> None:
+        self._store = store
+        self._waiter = waiter
+        self._send = send
+        self._own = own
+        self._write_timeout = write_timeout
+        self._after = "0"
+        self._started = False
+
+    async def run(self) -> bool:
+        """Pass on pieces until the end. False when nothing was there: no streamed answer has begun.
+
+        Raises:
+            CallerGone: the caller left or takes nothing; the connection must be closed.
+        """
+        waiter = self._waiter
+        while True:
+            ended = waiter.record is not None
+            waiter.output = False
+            pieces = await self._store.requests.read_output(waiter.app, waiter.request_id, self._after)
+            for piece_id, kind, data in pieces:
+                self._after = piece_id
+                if await self._pass_on(kind, data):
+                    return True
+            if waiter.gone or waiter.expired or waiter.lost:
+                if not self._started:
+                    return False
+                await self._abandon()
+            if pieces:
+                continue
+            if not self._started:
+                return False
+            if ended:
+                raise CallerGone  # the worker died in the middle; only closing the connection can say so
+            await waiter.wait()
+
+    async def _pass_on(self, kind: str, data: bytes) -> bool:
+        """One piece to the caller; True when it was the last."""
+        if kind == "start":
+            status, pairs = msgpack.unpackb(data)
+            status = status if 200 <= status <= 599 else 502
+            headers = answers.passed_headers(tuple((name, value) for name, value in pairs), status) + self._own
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            self._started = True
+            return False
+        if kind == "end":
+            if data:
+                raise CallerGone  # the app failed in the middle of its answer
+            await self._send({"type": "http.response.body", "body": b""})
+            return True
+        if not data:  # the worker looks whether its pieces are being read
+            return False
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        except TimeoutError:
+            await self._abandon()
+        return False
+
+    async def _abandon(self) -> None:
+        try:
+            await self._store.requests.cancel(
+                self._waiter.app, self._waiter.request_id, error_type="client_disconnected"
+            )
+        finally:
+            raise CallerGone

@@ -1,0 +1,186 @@
+"""uvicorn, bounded: heads limited in size and time, malformed HTTP answered in one line, one listening socket.
+
+Leaves what is inside a request to the app; bodies are bounded in ``limits``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import uuid
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from . import wire
+from .settings import Settings
+
+
+class _HeadTooLarge(Exception):
+    """The request line and headers are over the limit."""
+
+
+def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol with this gateway's bounds on heads.
+
+    uvicorn itself waits for ever for the end of a head and takes hundreds of kilobytes of it.
+    """
+    max_head = settings.max_header_bytes
+    max_body_wire = 2 * settings.max_body_bytes + 65536  # framing included
+    timeout = settings.header_timeout
+
+    class BoundedProtocol(HttpToolsProtocol):
+        _in_head = False
+        _in_body = False
+        _head_parsed = 0  # bytes of the head that the parser has handed out
+        _wire = 0  # bytes received for the current part of the message, while that part did not end
+        _head_timer: asyncio.TimerHandle | None = None
+        _too_large = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._head_timer = self.loop.call_later(timeout, self._head_too_slow)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_head_timer()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.parser is None or self.transport.is_closing():
+                return
+            was_in_body = self._in_body
+            super().data_received(data)
+            if self._in_body:
+                self._check_wire(len(data), max_body_wire)
+            elif self._in_head and not was_in_body:
+                # A header that never ends is not handed out by the parser, so that it must be counted here.
+                self._check_wire(len(data), max_head)
+            # Armed only for a head that did not arrive in one piece: the usual request costs no timer.
+            if self._in_head or self._is_idle():
+                if self._head_timer is None:
+                    self._head_timer = self.loop.call_later(timeout, self._head_too_slow)
+            elif self._head_timer is not None:
+                self._stop_head_timer()
+
+        def on_message_begin(self) -> None:
+            self._in_head = True
+            self._head_parsed = self._wire = 0
+            super().on_message_begin()
+
+        def on_url(self, url: bytes) -> None:
+            self._count_head(len(url))
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._count_head(len(name) + len(value) + 4)
+            if self._in_head:  # trailers of a chunked body are counted and thrown away
+                super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            self._in_head = False
+            self._in_body = True
+            self._wire = 0
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._in_body = False
+
+        def _count_head(self, size: int) -> None:
+            self._head_parsed += size
+            if self._head_parsed > max_head:
+                self._too_large = True
+                raise _HeadTooLarge
+
+        def _check_wire(self, size: int, limit: int) -> None:
+            self._wire += size
+            if self._wire > limit and not self.transport.is_closing():
+                self._too_large = not self._in_body
+                self.send_400_response("")
+
+        def _stop_head_timer(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _head_too_slow(self) -> None:
+            self._head_timer = None
+            if self._is_idle() and not self.transport.is_closing():
+                self.transport.close()
+
+        def _is_idle(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def send_400_response(self, msg: str) -> None:
+            """What uvicorn calls for HTTP that it cannot read."""
+            if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+                self.transport.close()  # in the middle of an answer there is no place for another
+                return
+            if self._too_large:
+                status, text = 431, f"The request line and headers are over the limit of {max_head} bytes."
+            else:
+                status, text = 400, "This is not valid HTTP/1.1."
+            self.transport.write(_plain_answer(status, text))
+            self.transport.close()
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """No line in the log for each caller that asks for an upgrade."""
+
+    return BoundedProtocol
+
+
+def _plain_answer(status: int, detail: str) -> bytes:
+    body = wire.error_body(detail, "bad_request")
+    return b"".join(
+        (
+            STATUS_LINE[status],
+            b"content-type: application/json\r\nx-fal-error-type: bad_request\r\nx-fal-request-id: ",
+            str(uuid.uuid4()).encode(),
+            b"\r\naccess-control-allow-origin: *\r\nconnection: close\r\ncontent-length: ",
+            b"%d\r\n\r\n" % len(body),
+            body,
+        )
+    )
+
+
+def listening_socket(settings: Settings) -> socket.socket:
+    """The inherited socket, else a new one; ``SO_REUSEPORT`` lets several gateways share an address."""
+    if settings.listen_fd is not None:
+        return socket.socket(fileno=settings.listen_fd)
+    family = socket.AF_INET6 if ":" in settings.bind_host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if settings.bind_port:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((settings.bind_host, settings.bind_port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def server(app: Any, settings: Settings) -> uvicorn.Server:
+    """A server for ``app``; run it with ``serve(sockets=[listening_socket(settings)])``."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=bounded_protocol(settings),
+            ws="none",
+            interface="asgi3",
+            lifespan="on",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=True,
+            backlog=2048,
+            timeout_keep_alive=int(settings.idle_timeout),
+            timeout_graceful_shutdown=int(settings.stop_grace),
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
+        )
+    )

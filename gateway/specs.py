@@ -1,0 +1,137 @@
+"""Checks what a deploy sends: the app's spec, its scaling and the list of its files.
+
+One clear message for the first fault. Pure. Leaves requirement lines to ``envbuilder`` and machine types to the hosts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fal._spec import AppSpec, BundleFile, ScalingSpec
+from pydantic import TypeAdapter, ValidationError
+
+from .addresses import is_app_name
+from .errors import Refusal, bad_request
+
+_SPEC = TypeAdapter(AppSpec)
+_FILES = TypeAdapter(tuple[BundleFile, ...])
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PYTHON = re.compile(r"3\.\d{1,2}")
+_MACHINE_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MOST_FILES = 20_000
+_MOST_WORKERS = 10_000
+_YEAR = 366 * 86400
+
+
+def read_spec(value: Any) -> AppSpec:
+    """The spec of a revision.
+
+    Raises:
+        Refusal: 400 naming the first thing that is wrong.
+    """
+    try:
+        spec = _SPEC.validate_python(value)
+    except ValidationError as error:
+        raise bad_request(f"The app's spec is not usable: {validation_text(error)}") from None
+    _require(is_app_name(spec.name), f"app name {spec.name!r}: use lower-case letters, digits and hyphens, at most 63")
+    _require(spec.class_name.isidentifier(), f"class name {spec.class_name!r} is no Python name")
+    _require(is_safe_path(spec.entry_file), f"entry_file {spec.entry_file!r} is no path inside the bundle")
+    version = spec.environment.python_version
+    _require(bool(_PYTHON.fullmatch(version)), f"python_version {version!r}: write it as 3.11")
+    _require(len(spec.machine_types) > 0, "machine_type is empty")
+    for name in spec.machine_types:
+        _require(bool(_MACHINE_TYPE.fullmatch(name)), f"machine_type {name!r} is no machine type")
+    _require(1 <= spec.num_gpus <= 64, f"num_gpus is {spec.num_gpus}; use 1 to 64")
+    _require(1 <= spec.max_multiplexing <= 10_000, f"max_multiplexing is {spec.max_multiplexing}; use 1 or more")
+    for name in ("request_timeout", "startup_timeout"):
+        _require_seconds(name, getattr(spec, name), positive=True)
+    if spec.request_start_timeout is not None:
+        _require_seconds("request_start_timeout", spec.request_start_timeout, positive=True)
+    _require_seconds("termination_grace_period_seconds", spec.termination_grace_period_seconds)
+    for endpoint in spec.endpoints:
+        _require(endpoint.path.startswith("/"), f"endpoint path {endpoint.path!r} must begin with /")
+    check_scaling(spec.scaling)
+    return spec
+
+
+def check_scaling(scaling: ScalingSpec) -> ScalingSpec:
+    """The same settings; 400 when they contradict each other or are out of range."""
+    low, high = scaling.min_concurrency, scaling.max_concurrency
+    _require(0 <= low <= _MOST_WORKERS, f"min_concurrency is {low}; use 0 or more")
+    _require(1 <= high <= _MOST_WORKERS, f"max_concurrency is {high}; use 1 or more")
+    _require(low <= high, f"min_concurrency ({low}) is above max_concurrency ({high})")
+    _require_seconds("keep_alive", scaling.keep_alive)
+    _require_seconds("scaling_delay", scaling.scaling_delay)
+    _require(0 <= scaling.concurrency_buffer <= _MOST_WORKERS, "concurrency_buffer must be 0 or more")
+    _require(0 <= scaling.concurrency_buffer_perc <= 1000, "concurrency_buffer_perc must be 0 to 1000")
+    return scaling
+
+
+def read_files(value: Any, spec: AppSpec) -> tuple[BundleFile, ...]:
+    """The files of a bundle.
+
+    Raises:
+        Refusal: 400 naming the first thing that is wrong.
+    """
+    try:
+        files = _FILES.validate_python(value)
+    except ValidationError as error:
+        raise bad_request(f"The list of files is not usable: {validation_text(error)}") from None
+    _require(0 < len(files) <= _MOST_FILES, f"the bundle has {len(files)} files; use 1 to {_MOST_FILES}")
+    paths: set[str] = set()
+    for file in files:
+        _require(is_safe_path(file.path), f"file path {file.path!r} is no plain relative path")
+        _require(bool(_SHA256.fullmatch(file.sha256)), f"{file.path}: sha256 must be 64 lower-case hex digits")
+        _require(file.size >= 0, f"{file.path}: a size below zero")
+        _require(file.path not in paths, f"{file.path} is listed twice")
+        paths.add(file.path)
+    folders = {path[:at] for path in paths for at, char in enumerate(path) if char == "/"}
+    both = sorted(folders & paths)
+    _require(not both, f"{both[0] if both else ''} is a file and a folder at once")
+    _require(spec.entry_file in paths, f"entry_file {spec.entry_file!r} is not among the bundle's files")
+    return files
+
+
+def is_safe_path(path: str) -> bool:
+    """A relative posix path that stays inside its folder, and that every file system can hold."""
+    parts = path.split("/")
+    return (
+        0 < len(path) <= 1024
+        and "\\" not in path
+        and all(char.isprintable() for char in path)
+        and all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in parts)
+    )
+
+
+def validation_text(error: ValidationError) -> str:
+    """The first fault of a validation in one line."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the body"
+    more = error.error_count() - 1
+    tail = f" (and {more} more)" if more else ""
+    return f"{where}: {first['msg']}, not {_short(first['input'])}{tail}."
+
+
+def missing_objects(files: Sequence[BundleFile], missing: Sequence[str]) -> Refusal:
+    """409: files that were never sent."""
+    lost = set(missing)
+    path = next(file.path for file in files if file.sha256 in lost)
+    return Refusal(409, f"{len(lost)} files of the bundle were not uploaded, {path} among them; upload them first.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _require(condition: bool, fault: str) -> None:
+    if not condition:
+        raise bad_request(f"{fault[0].upper()}{fault[1:]}.")
+
+
+def _require_seconds(name: str, value: float, positive: bool = False) -> None:
+    fine = math.isfinite(value) and (value > 0 if positive else value >= 0) and value <= _YEAR
+    _require(fine, f"{name} is {value}; use seconds, {'above' if positive else 'from'} 0")

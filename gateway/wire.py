@@ -1,0 +1,260 @@
+"""The JSON that the outside sees: the queue protocol's answers, error bodies and the records of the control API.
+
+The only place that knows these shapes. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from fal._spec import ScalingSpec
+
+from scheduler.store.records import (
+    ApiKeyRecord,
+    AppRecord,
+    AppSeen,
+    EnvironmentRecord,
+    HostRecord,
+    LogEntry,
+    RequestRecord,
+    RequestState,
+    RevisionRecord,
+    Submitted,
+    WorkerRecord,
+)
+
+Json = dict[str, Any]
+
+
+def dumps(value: object) -> bytes:
+    """JSON bytes; keys that are no text are written as text, what is no JSON as its string."""
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
+
+
+def event(value: object) -> bytes:
+    """One server-sent event whose data is JSON."""
+    return b"data: " + dumps(value) + b"\n\n"
+
+
+#: Every data event is parsed as JSON by clients, so that signs of life must be comments.
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+def error_body(detail: str, error_type: str | None = None) -> bytes:
+    """``{"detail", "error_type"}``; the type only where there is one."""
+    return dumps({"detail": detail} if error_type is None else {"detail": detail, "error_type": error_type})
+
+
+def iso(at: float) -> str:
+    """Unix seconds as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(at, UTC).isoformat()
+
+
+def _iso_ms(at_ms: int | None) -> str | None:
+    return None if at_ms is None else iso(at_ms / 1000)
+
+
+# --- the queue --------------------------------------------------------------------------------------------------------
+
+NOT_FOUND = dumps({"status": "NOT_FOUND"})
+ALREADY_COMPLETED = dumps({"status": "ALREADY_COMPLETED"})
+CANCELLATION_REQUESTED = dumps({"status": "CANCELLATION_REQUESTED"})
+IN_PROGRESS = error_body("Request is still in progress")
+
+
+def request_urls(base: str, app: str, request_id: str) -> Json:
+    """The three URLs of a queued request; ``base`` is where the queue's paths begin."""
+    response = f"{base}/{app}/requests/{request_id}"
+    return {"response_url": response, "status_url": f"{response}/status", "cancel_url": f"{response}/cancel"}
+
+
+def submitted(answer: Submitted, urls: Json) -> bytes:
+    """Answer to a submit."""
+    return dumps(
+        {
+            "status": "IN_QUEUE",
+            "request_id": answer.request_id,
+            "gateway_request_id": answer.request_id,
+            **urls,
+            "queue_position": answer.position,
+            "logs": None,
+            "metrics": {},
+        }
+    )
+
+
+def status(record: RequestRecord, urls: Json, logs: Sequence[LogEntry] | None) -> tuple[int, Json]:
+    """HTTP status and body for a request's state: 200 only when it has ended, however it ended."""
+    body: Json = {"status": _status_name(record.state), "request_id": record.request_id, **urls}
+    if record.state is RequestState.IN_QUEUE:
+        body["queue_position"] = record.position or 0
+    body["logs"] = None if logs is None else [request_log(entry) for entry in logs]
+    outcome = record.outcome
+    seconds = outcome.inference_seconds if outcome is not None else None
+    body["metrics"] = {} if seconds is None else {"inference_time": seconds}
+    if record.state in (RequestState.ERROR, RequestState.CANCELLED):
+        code = f"Invalid status code: {outcome.status}" if outcome is not None else "The request failed"
+        body["error"] = record.error or code
+        if record.error_type is not None:
+            body["error_type"] = record.error_type
+    return (200 if record.state.terminal else 202), body
+
+
+def _status_name(state: RequestState) -> str:
+    return "COMPLETED" if state.terminal else state.value
+
+
+def request_log(entry: LogEntry) -> Json:
+    """A log line as the queue's status shows it."""
+    return {
+        "message": entry.message,
+        "timestamp": iso(entry.at),
+        "level": entry.level,
+        "source": "USER",
+        "labels": {},
+    }
+
+
+# --- the control API --------------------------------------------------------------------------------------------------
+
+
+def app(record: AppRecord, urls: Json, seen: AppSeen | None = None, revision: RevisionRecord | None = None) -> Json:
+    """An alias with its settings and, when asked for, what it is doing."""
+    body: Json = {
+        "app": record.app,
+        "revision": record.revision,
+        "auth": record.auth,
+        "ephemeral": record.ephemeral,
+        "scaling": scaling(record.scaling),
+        "created_at": _iso_ms(record.created_at_ms),
+        "urls": urls,
+    }
+    if seen is not None:
+        body["queue"] = {"queued": seen.queued, "delayed": seen.delayed, "in_progress": seen.in_progress}
+        body["workers"] = [worker(item) for item in seen.workers]
+    if revision is not None:
+        body["machine_types"] = list(revision.spec.machine_types)
+        body["endpoints"] = endpoints(revision, urls)
+        body["last_startup_error"] = revision.last_startup_error
+        body["startup_failures"] = revision.startup_failures
+    return body
+
+
+def scaling(settings: ScalingSpec) -> Json:
+    """Scaling settings by name."""
+    return asdict(settings)
+
+
+def endpoints(revision: RevisionRecord, urls: Json) -> Json:
+    """Path of each HTTP endpoint -> its two URLs."""
+    return {
+        endpoint.path: {kind: url if endpoint.path == "/" else url + endpoint.path for kind, url in urls.items()}
+        for endpoint in revision.spec.endpoints
+        if not endpoint.is_websocket
+    }
+
+
+def revision(record: RevisionRecord, current: bool) -> Json:
+    """A version of an app; ``current`` when the alias points at it."""
+    return {
+        "app": record.app,
+        "revision": record.revision,
+        "state": record.state.value,
+        "current": current,
+        "created_at": _iso_ms(record.created_at_ms),
+        "message": record.message,
+        "error": record.error,
+        "environment_key": record.environment_key,
+        "bundle_hash": record.bundle_hash,
+        "machine_types": list(record.spec.machine_types),
+        "last_startup_error": record.last_startup_error,
+    }
+
+
+def worker(record: WorkerRecord) -> Json:
+    """A worker, which users know as a runner."""
+    return {
+        "app": record.app,
+        "worker_id": record.worker_id,
+        "revision": record.revision,
+        "host": record.host,
+        "state": record.state.value,
+        "machine_type": record.machine_type,
+        "device": record.device,
+        "cpu_fallback_for": record.cpu_fallback_for,
+        "gpu_ids": list(record.gpu_ids),
+        "created_at": _iso_ms(record.created_at_ms),
+        "ready_at": _iso_ms(record.ready_at_ms),
+        "idle_since": _iso_ms(record.idle_since_ms),
+        "in_flight": record.in_flight,
+        "served": record.served,
+        "reason": record.reason,
+        "stages": dict(record.stages),
+    }
+
+
+def host(record: HostRecord) -> Json:
+    """A machine and what it offers."""
+    return {
+        "host": record.host,
+        "alive": record.alive,
+        "machine_types": list(record.machine_types),
+        "gpus": [
+            {"index": index, "name": name, "memory_mb": memory, "machine_types": list(types)}
+            for index, name, memory, types in record.gpus
+        ],
+        "cpu_fallback": record.cpu_fallback,
+        "cpus": record.cpus,
+        "memory_mb": record.memory_mb,
+    }
+
+
+def key(record: ApiKeyRecord) -> Json:
+    """An API key without its secret."""
+    return {
+        "key_id": record.key_id,
+        "owner": record.owner,
+        "name": record.name,
+        "created_at": _iso_ms(record.created_at_ms),
+        "revoked": record.revoked,
+    }
+
+
+def log(entry: LogEntry) -> Json:
+    """A line of an app's log."""
+    return {
+        "id": entry.id,
+        "at": entry.at,
+        "timestamp": iso(entry.at),
+        "level": entry.level,
+        "message": entry.message,
+        "worker_id": entry.worker_id,
+        "request_id": entry.request_id,
+    }
+
+
+def build_line(entry_id: str, line: str) -> bytes:
+    """A line of a build as an event. The id of an entry begins with the millisecond at which it was written."""
+    return event({"type": "log", "message": line, "at": int(entry_id.partition("-")[0]) / 1000})
+
+
+def state_event(record: RevisionRecord, urls: Json, notes: Mapping[str, Any]) -> bytes:
+    """The last event of a build: how it ended."""
+    return event(
+        {
+            "type": "state",
+            "state": record.state.value,
+            "error": record.error,
+            "urls": {**urls, "endpoints": endpoints(record, urls)},
+            "notes": dict(notes),
+        }
+    )
+
+
+def environment_notes(record: EnvironmentRecord | None) -> Json:
+    """What the builder noted: which resolution was used, sizes, times."""
+    return dict(record.notes) if record is not None else {}
