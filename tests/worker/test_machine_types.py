@@ -108,9 +108,9 @@ def test_nothing_is_refused_that_one_host_can_serve() -> None:
 
 
 def test_more_gpus_than_any_host_has_are_refused() -> None:
-    assert "No host offers 2 x GPU-H100. This host offers GPU-H100 (1 GPU)" in (
-        refusal(["GPU-H100"], [host(H100)], 2) or ""
-    )
+    text = refusal(["GPU-H100"], [host(H100)], 2) or ""
+
+    assert "No host offers 2 x GPU-H100. This host offers GPU-H100 (1 GPU)" in text
 
 
 def test_a_misspelt_type_is_refused_even_where_the_cpu_stands_in() -> None:

@@ -1,0 +1,260 @@
+"""The host agent: reports what the machine offers, starts a supervisor for each order, and cleans up after each.
+
+Owns the supervisors' processes. A dead agent takes them along: they drain on the parent-death signal, and the next
+agent waits for them (see ``leftovers``). Leaves placing workers to the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from envbuilder import BuildSettings
+from gpu_worker import process_tree
+from gpu_worker.assignment import Assignment
+from gpu_worker.inventory import local_host
+from gpu_worker.leftovers import Leftovers, supervisor_command
+from gpu_worker.preparation import CannotStart, EnvironmentMissing, prepare
+from gpu_worker.settings import AgentSettings
+from scheduler.store import Store, keys
+from scheduler.store.errors import StoreError, StoreUnavailable
+from scheduler.store.records import LogEntry, WorkerRecord, WorkerState
+
+#: The store's address and password are not for workers' environments: user code could read them in /proc. They come in
+#: the assignment. The other would make every start compile every module again.
+_NOT_FOR_WORKERS = ("KEEPWARM_REDIS_URL", "PYTHONDONTWRITEBYTECODE")
+REPORT_SECONDS = 5.0
+REPORT_TTL_SECONDS = 15.0
+POLL_SECONDS = 1.0
+
+
+@dataclass(eq=False)
+class Supervised:
+    """A worker of this host: ``popen`` is None while it is being prepared."""
+
+    app: str
+    worker_id: str
+    held: ExitStack = field(default_factory=ExitStack)
+    popen: subprocess.Popen[bytes] | None = None
+    revision: str = ""
+
+
+class HostAgent:
+    """One host's agent.
+
+    Args:
+        settings: see AgentSettings.
+        store: connected.
+        builds: where environments lie.
+
+    Raises:
+        ValueError: the offer does not fit what the machine has.
+    """
+
+    def __init__(self, settings: AgentSettings, store: Store, builds: BuildSettings) -> None:
+        self._settings = settings
+        self._store = store
+        self._builds = builds
+        self._workers: dict[str, Supervised] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._orders_changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._forced = asyncio.Event()
+        self._host = local_host(
+            cpu_fallback=settings.cpu_fallback,
+            offer=settings.offer,
+            host_id=settings.host_id,
+            gpu_source=settings.gpu_source,
+        )
+        self._leftovers = Leftovers(settings)
+
+    async def run(self) -> None:
+        """Work until ``stop``; nothing of ours runs afterwards."""
+        process_tree.adopt_orphans()
+        self._leftovers.find()
+        subscription = await self._store.subscribe(
+            {keys.channel_host(self._settings.host_id): lambda _: self._orders_changed.set()},
+            self._orders_changed.set,
+        )
+        reporting = asyncio.create_task(self._keep_reporting())
+        try:
+            while not self._stopping.is_set():
+                self._orders_changed.clear()
+                with contextlib.suppress(StoreUnavailable):
+                    await self.once()
+                await self._wait_for_orders()
+        finally:
+            await self._end_all()
+            reporting.cancel()
+            await subscription.close()
+            with contextlib.suppress(StoreError):
+                await self._store.hosts.report(self._host, ttl_s=0)
+
+    def stop(self) -> None:
+        """First call: workers drain within the grace. Second call: they are killed."""
+        if self._stopping.is_set():
+            self._forced.set()
+        self._stopping.set()
+        self._orders_changed.set()
+
+    async def once(self) -> None:
+        """Start what is ordered and not running; end orphans.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        process_tree.reap_adopted(self._own_processes(), kill=True)
+        self._leftovers.end_overdue()
+        for worker_id, app in (await self._store.workers.orders(self._settings.host_id)).items():
+            if worker_id not in self._workers and worker_id not in self._leftovers.worker_ids():
+                self._workers[worker_id] = worker = Supervised(app, worker_id)
+                self._spawn_task(self._start(worker))
+
+    # --- one worker ---------------------------------------------------------------------------------------------------
+
+    async def _start(self, worker: Supervised) -> None:
+        try:
+            record = await self._store.workers.get(worker.app, worker.worker_id)
+            reason = _why_not(record)
+            if record is None or reason is not None:
+                await self._forget(worker, reason or "its record is gone")
+                return
+            worker.revision = record.revision
+            assignment = await prepare(self._store, record, self._settings, self._builds, worker.held)
+            if self._stopping.is_set():
+                await self._forget(worker, "its host stops")
+                return
+            self._launch(worker, assignment)
+        except EnvironmentMissing as error:
+            await self._store.environments.request_build(worker.app, worker.revision)
+            await self._forget(worker, f"{error}; its build has been asked for again")
+        except (CannotStart, OSError) as error:
+            await self._store.apps.startup_failed(worker.app, worker.revision, str(error))
+            await self._forget(worker, str(error))
+        except StoreUnavailable:
+            worker.held.close()
+            del self._workers[worker.worker_id]  # the order stands; the next look tries again
+
+    def _launch(self, worker: Supervised, assignment: Assignment) -> None:
+        environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
+        worker.popen = subprocess.Popen(
+            supervisor_command(self._settings, worker.worker_id),
+            stdin=subprocess.PIPE,
+            env=environ,
+            start_new_session=True,
+        )
+        assert worker.popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status says so
+            worker.popen.stdin.write(assignment.to_json())
+            worker.popen.stdin.close()
+        self._watch(worker, worker.popen)
+
+    def _watch(self, worker: Supervised, popen: subprocess.Popen[bytes]) -> None:
+        process_tree.on_exit(
+            popen.pid,
+            popen.wait,
+            lambda code: self._spawn_task(self._ended(worker, code)),
+            asyncio.get_running_loop(),
+        )
+
+    async def _ended(self, worker: Supervised, code: int) -> None:
+        """A supervisor has exited: a clean one has said so itself; for any other we do."""
+        process_tree.reap_adopted(self._own_processes(), kill=True)
+        if code == 0:
+            self._drop(worker)
+            return
+        ended = process_tree.describe_exit(code)
+        reason = f"its supervisor ended with {ended}"
+        while True:
+            try:
+                record = await self._store.workers.get(worker.app, worker.worker_id)
+                if record is not None and record.state in (WorkerState.PENDING, WorkerState.SETUP):
+                    entry = LogEntry("", time.time(), "ERROR", f"The app did not start: {reason}", worker.worker_id)
+                    await self._store.logs.append(worker.app, [entry])
+                    await self._store.apps.startup_failed(worker.app, worker.revision, reason)
+                await self._forget(worker, reason)
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(0.5)
+
+    async def _forget(self, worker: Supervised, reason: str) -> None:
+        await self._store.workers.remove(worker.app, worker.worker_id, reason)
+        self._drop(worker)
+
+    def _drop(self, worker: Supervised) -> None:
+        worker.held.close()
+        self._workers.pop(worker.worker_id, None)
+        if worker.popen is not None:
+            worker.popen.poll()
+        self._orders_changed.set()
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def _end_all(self) -> None:
+        deadline = time.monotonic() + self._settings.stop_grace
+        self._signal_all(signal.SIGTERM)
+        while self._workers and time.monotonic() < deadline and not self._forced.is_set():
+            self._orders_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._orders_changed.wait(), 0.1)
+        self._signal_all(signal.SIGKILL)
+        if left := process_tree.kill_descendants():
+            print(f"gpu_worker: these processes would not die: {left}", file=sys.stderr, flush=True)
+        for worker in list(self._workers.values()):
+            with contextlib.suppress(StoreError):
+                await self._store.workers.remove(worker.app, worker.worker_id, "its host stopped")
+            self._drop(worker)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _signal_all(self, number: int) -> None:
+        for worker in self._workers.values():
+            if worker.popen is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    worker.popen.send_signal(number)
+
+    # --- duties -------------------------------------------------------------------------------------------------------
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.hosts.report(self._host, ttl_s=REPORT_TTL_SECONDS)
+            await asyncio.sleep(REPORT_SECONDS)
+
+    async def _wait_for_orders(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._orders_changed.wait(), POLL_SECONDS)
+
+    def _own_processes(self) -> set[int]:
+        return {worker.popen.pid for worker in self._workers.values() if worker.popen is not None}
+
+    def _spawn_task(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            traceback.print_exception(error)
+
+
+def _why_not(record: WorkerRecord | None) -> str | None:
+    """Why an order must not be started, or None."""
+    if record is None or record.state is WorkerState.TERMINATED:
+        return "its record is gone"
+    if record.stop_requested:
+        return "told to stop before it was started"
+    if record.state is not WorkerState.PENDING:
+        return "its host's agent was restarted"
+    return None

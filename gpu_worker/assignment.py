@@ -1,0 +1,74 @@
+"""What a supervisor is told when it is started: everything it needs to start the runner before it talks to the store.
+
+Plain data that travels as JSON on the supervisor's standard input, so that neither arguments nor environment show the
+store's address. Standard library only: the supervisor reads it before anything else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One worker to be. Times in seconds; ``ordered_at`` is on this machine's monotonic clock.
+
+    Args:
+        python: interpreter of the app's environment.
+        environment_dir: folder of that environment, shown to the runner as ``VIRTUAL_ENV``.
+        bundle_dir: the app's files; the runner's working directory.
+        files_dir: where the runner leaves files for the store; on the store's filesystem, this worker's alone.
+        home_dir: what apps see as their persistent folder; caches and HOME lie below it.
+        sdk_dir: folder that holds ``fal``.
+        passed_environ: what the operator passes on to runners, by name and value.
+        storage_hosts: the platform's own addresses, which downloads may reach though they are private.
+        stages: what has been measured so far, by stage name.
+        ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
+    """
+
+    app: str
+    worker_id: str
+    revision: str
+    machine_type: str
+    python: str
+    environment_dir: str
+    bundle_dir: str
+    files_dir: str
+    home_dir: str
+    sdk_dir: str
+    data_dir: str
+    redis_url: str
+    entry_file: str
+    class_name: str
+    ordered_at: float
+    gpu_ids: tuple[int, ...] = ()
+    cpu_fallback_for: str | None = None
+    max_multiplexing: int = 1
+    request_timeout: float = 3600.0
+    startup_timeout: float = 600.0
+    termination_grace: float = 30.0
+    skip_retry_conditions: tuple[str, ...] = ()
+    retry_config: dict[str, int] = field(default_factory=dict)
+    passed_environ: dict[str, str] = field(default_factory=dict)
+    storage_hosts: tuple[str, ...] = ()
+    stages: dict[str, float] = field(default_factory=dict)
+    ping_seconds: float = 2.5
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Assignment:
+        """Read it back; unknown fields are ignored.
+
+        Raises:
+            ValueError: not JSON or not an object.
+            TypeError: a field is missing.
+        """
+        raw: dict[str, Any] = json.loads(data)
+        known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
+        for name in ("gpu_ids", "skip_retry_conditions", "storage_hosts"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known)

@@ -1,0 +1,116 @@
+"""What follows from how an attempt ended: keep the answer, try again, end the runner. The retry table, and pure.
+
+Leaves doing it to ``serving``. Whether attempts are left, and that direct requests are never tried again, the store
+decides; here only the kind of ending counts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scheduler.store.outcomes import infrastructure_error
+from scheduler.store.records import Outcome
+
+Condition = Literal["timeout", "server_error", "connection_error"]
+StopRunner = Literal["no", "drain", "kill"]
+
+#: Read and removed here: instructions for the platform, not for the caller.
+_STOP_RUNNER = b"x-fal-stop-runner"
+#: An instruction on 5xx and 429, where callers may see it too; noise on everything else.
+_NEEDS_RETRY = b"x-fal-needs-retry"
+_TRUE = (b"1", b"true", b"yes")
+_RETRIED_STATUSES = (503, 504)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRules:
+    """An app's own wishes: conditions never retried, and how many retries others get at most."""
+
+    skipped: frozenset[str] = frozenset()
+    budgets: Mapping[str, int] | None = None
+
+    def allow(self, condition: Condition, attempt: int) -> bool:
+        """Whether attempt number ``attempt`` that ended with ``condition`` may be followed by another.
+
+        A time-out is only retried on request: the same input takes the same time. Budgets are compared with the number
+        of the attempt, so retries for other conditions use them up too.
+        """
+        if condition in self.skipped:
+            return False
+        budget = (self.budgets or {}).get(condition)
+        if budget is None:
+            return condition != "timeout"
+        return attempt <= budget
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with an answer: keep ``outcome``, or retry with it as the last word; and what of the runner."""
+
+    outcome: Outcome
+    retry: bool
+    stop: StopRunner
+
+
+def judge(
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    body: bytes,
+    attempt: int,
+    rules: RetryRules,
+    seconds: float | None = None,
+) -> Verdict:
+    """The verdict on the app's answer; ``seconds`` is how long the app took."""
+    kept: list[tuple[str, str]] = []
+    needs_retry = stop_runner = None
+    failing = status >= 500 or status == 429
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == _STOP_RUNNER:
+            stop_runner = value.strip().lower() in _TRUE
+        elif lowered == _NEEDS_RETRY:
+            needs_retry = value.strip().lower() in _TRUE
+            if failing:
+                kept.append((lowered.decode("latin-1"), value.decode("latin-1")))
+        else:
+            kept.append((lowered.decode("latin-1"), value.decode("latin-1")))
+    outcome = Outcome(status, tuple(kept), body, inference_seconds=seconds)
+    if not failing and stop_runner is None:
+        return Verdict(outcome, False, "no")
+    wanted = needs_retry if needs_retry is not None and failing else status in _RETRIED_STATUSES
+    retry = wanted and rules.allow("server_error", attempt)
+    stop: StopRunner = "kill" if status == 503 else "no"
+    if stop_runner is not None:
+        stop = "no" if not stop_runner else "kill" if status == 503 else "drain"
+    return Verdict(outcome, retry, stop)
+
+
+def retry_delay_ms(attempt: int) -> int:
+    """Back-off before the next attempt: half a second doubling to half a minute, spread by +-50 %."""
+    return int(min(500 * 2 ** (attempt - 1), 30_000) * random.uniform(0.5, 1.5))
+
+
+def request_timeout(seconds: float) -> Outcome:
+    """The attempt took longer than the app allows."""
+    return infrastructure_error(
+        504, "request_timeout", f"The request took longer than request_timeout ({seconds:g} s)."
+    )
+
+
+def runner_disconnected(reason: str) -> Outcome:
+    """The runner ended while it worked on the request."""
+    return infrastructure_error(503, "runner_disconnected", f"The runner ended before it answered: {reason}.")
+
+
+def runner_hung(seconds: float) -> Outcome:
+    """The runner was there but answered nothing any more."""
+    detail = f"The runner did not react for {seconds:g} s and was ended."
+    return infrastructure_error(503, "runner_connection_timeout", detail)
+
+
+def incomplete_response(reason: str) -> Outcome:
+    """A streamed answer that broke off."""
+    return infrastructure_error(502, "runner_incomplete_response", f"The answer broke off: {reason}.")

@@ -1,0 +1,109 @@
+"""Turns an order into an assignment: finds the environment, lays out the bundle, collects the app's settings.
+
+Whatever starts supervisors uses this: the host agent today. Leaves building environments to the jobs service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from envbuilder import BuildSettings, Environment, EnvironmentGone, find, hold
+from gpu_worker.assignment import Assignment
+from gpu_worker.settings import AgentSettings
+from scheduler.store import Store
+from scheduler.store.records import RevisionRecord, WorkerRecord
+
+
+class CannotStart(Exception):
+    """A worker cannot be started here; the message says why."""
+
+
+class EnvironmentMissing(CannotStart):
+    """The environment is not on this host (any more)."""
+
+
+async def prepare(
+    store: Store, worker: WorkerRecord, settings: AgentSettings, builds: BuildSettings, held: ExitStack
+) -> Assignment:
+    """Everything that a supervisor needs to start ``worker`` at once.
+
+    Args:
+        held: keeps the environment from being evicted until it is closed.
+
+    Raises:
+        EnvironmentMissing: it has to be built (again).
+        CannotStart: no such revision, or its files are not in the store.
+        StoreUnavailable: Redis does not answer.
+    """
+    began = time.monotonic()
+    revision = await store.apps.revision(worker.app, worker.revision)
+    if revision is None:
+        raise CannotStart(f"{worker.app} has no revision {worker.revision}")
+    environment = find(revision.environment_key, builds)
+    if environment is None:
+        raise EnvironmentMissing(f"environment {revision.environment_key} is not on this host")
+    try:
+        held.enter_context(hold(environment))
+    except EnvironmentGone as error:
+        raise EnvironmentMissing(str(error)) from error
+    try:
+        bundle = await asyncio.to_thread(store.bundles.materialise, revision.bundle_hash, revision.files)
+    except (OSError, ValueError, KeyError) as error:
+        raise CannotStart(f"the files of revision {worker.revision} cannot be laid out: {error}") from error
+    return _assignment(worker, revision, environment, bundle, settings, began)
+
+
+def _assignment(
+    worker: WorkerRecord,
+    revision: RevisionRecord,
+    environment: Environment,
+    bundle: Path,
+    settings: AgentSettings,
+    began: float,
+) -> Assignment:
+    spec, data = revision.spec, settings.data_dir
+    return Assignment(
+        app=worker.app,
+        worker_id=worker.worker_id,
+        revision=worker.revision,
+        machine_type=worker.machine_type,
+        gpu_ids=worker.gpu_ids,
+        cpu_fallback_for=worker.cpu_fallback_for,
+        python=str(environment.python),
+        environment_dir=str(environment.path),
+        bundle_dir=str(bundle),
+        files_dir=str(data / "incoming" / worker.worker_id),
+        home_dir=str(data / "data"),
+        sdk_dir=str(settings.sdk_dir),
+        data_dir=str(data),
+        redis_url=settings.redis_url,
+        entry_file=spec.entry_file,
+        class_name=spec.class_name,
+        ordered_at=began,
+        max_multiplexing=spec.max_multiplexing,
+        request_timeout=spec.request_timeout,
+        startup_timeout=spec.startup_timeout,
+        termination_grace=spec.termination_grace_period_seconds,
+        skip_retry_conditions=tuple(spec.skip_retry_conditions),
+        retry_config=dict(spec.retry_config),
+        passed_environ=dict(settings.passed_environ),
+        storage_hosts=storage_hosts(settings),
+        stages={"environment": time.monotonic() - began},
+        ping_seconds=settings.ping_seconds,
+    )
+
+
+def storage_hosts(settings: AgentSettings) -> tuple[str, ...]:
+    """``host[:port]`` values under which the platform serves its own files."""
+    urls = [settings.public_url or ""]
+    try:
+        urls.append(str(json.loads((settings.data_dir / "platform.json").read_bytes())["url"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # written once the platform answers; absent where services run one by one
+    hosts = dict.fromkeys(urlsplit(url).netloc.rpartition("@")[2] for url in urls if url)
+    return tuple(host for host in hosts if host)

@@ -1,0 +1,149 @@
+"""The process that holds user code: how it is started, what it sees, how it is ended.
+
+Owns its environment variables, its process group and its one socket. Leaves what is said on that socket to
+``runner_link``. Standard library only: it is started before anything heavier is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from gpu_worker import process_tree
+from gpu_worker.assignment import Assignment
+
+#: Names that runners inherit from the host without being asked; everything else must be on the operator's list.
+INHERITED = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def passed_environ(environ: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    """What runners get of the host's environment: PATH, INHERITED and the operator's ``names``.
+
+    Names of our own are never passed, whatever the list says: they hold the store's address and its password.
+    """
+    wanted = dict.fromkeys(("PATH", *INHERITED, *names))
+    return {name: environ[name] for name in wanted if name in environ and not name.startswith("KEEPWARM_")}
+
+
+def runner_environ(assignment: Assignment) -> dict[str, str]:
+    """The whole environment of a runner; nothing is inherited but what ``passed_environ`` chose.
+
+    PYTHONDONTWRITEBYTECODE is absent on purpose: with it every start compiles every module again.
+    """
+    home = Path(assignment.home_dir)
+    cache = home / ".cache"
+    given = assignment.passed_environ
+    owner, _, name = assignment.app.partition("/")
+    environ = {
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "HF_HOME": str(cache / "huggingface"),
+        "TORCH_HOME": str(cache / "torch"),
+        "XDG_CACHE_HOME": str(cache),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
+    }
+    environ |= given
+    environ |= {
+        "PATH": os.pathsep.join((str(Path(assignment.python).parent), given.get("PATH", _DEFAULT_PATH))),
+        "VIRTUAL_ENV": assignment.environment_dir,
+        "PYTHONPATH": assignment.sdk_dir,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONFAULTHANDLER": "1",
+        # NVML's order is the bus order; CUDA's default is "fastest first", and the two would name different cards.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, assignment.gpu_ids)),
+        "IS_ISOLATE_AGENT": "1",
+        "FAL_RUNNER_STATE": "SETUP",
+        "FAL_APP_NAME": name,
+        "FAL_APP_OWNER": owner,
+        "FAL_JOB_ID": assignment.worker_id,
+        "FAL_REVISION": assignment.revision,
+        "FAL_MACHINE_TYPE": assignment.machine_type,
+        "FAL_DATA_DIR": str(home),
+    }
+    return environ
+
+
+class RunnerProcess:
+    """A started runner: leader of its own process group, one socket of ours, two pipes for what it prints.
+
+    Must be started from the main thread: the kernel's parent-death signal follows the thread (see process_tree).
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes], control: socket.socket) -> None:
+        self._popen = popen
+        self.control = control
+        self.pid = popen.pid
+        self._buried = False
+
+    @classmethod
+    def start(cls, assignment: Assignment) -> RunnerProcess:
+        """Start it; nothing has been said to it yet.
+
+        Raises:
+            OSError: the interpreter or the bundle's folder is not there.
+        """
+        Path(assignment.files_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+        (Path(assignment.home_dir) / ".cache").mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        try:
+            popen = subprocess.Popen(
+                [assignment.python, "-m", "fal._runner", "--fd", str(theirs.fileno())],
+                # Not the bundle: `-m` puts the working directory first on the path, and an app's own fal.py or
+                # msgpack.py would be loaded instead of ours. The runner goes there once it is told where (Start).
+                cwd=assignment.sdk_dir,
+                env=runner_environ(assignment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,
+                preexec_fn=_between_fork_and_exec if sys.platform == "linux" else None,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        return cls(popen, ours)
+
+    def open_pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Its standard output and error."""
+        assert self._popen.stdout is not None
+        assert self._popen.stderr is not None
+        return self._popen.stdout, self._popen.stderr
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        return self._popen.poll()
+
+    def wait(self) -> int:
+        """Wait for its end; the exit code, negative for a signal."""
+        return self._popen.wait()
+
+    def terminate(self) -> None:
+        """Ask it to leave: the app's ``handle_exit`` and ``teardown`` run."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and its process group now. Once it has been reaped only one more time: the number may be reused."""
+        if not self._buried:
+            self._buried = self._popen.returncode is not None
+            process_tree.kill_group(self.pid)
+
+
+def _between_fork_and_exec() -> None:
+    process_tree.die_with_parent(signal.SIGKILL)
+    process_tree.prefer_for_oom_killer()

@@ -1,0 +1,184 @@
+"""Everything a runner says, sorted: answers, log lines, files, stages of its start, signs of life, and its end.
+
+Owns the order in which the end is believed: not before the last word has been heard. Leaves what to do about it to
+``worker_life``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fal._runner.protocol import (
+    FileSaved,
+    Log,
+    Message,
+    Ping,
+    Pong,
+    Ready,
+    Response,
+    ResponseChunk,
+    ResponseEnd,
+    ResponseStart,
+    Stage,
+    Start,
+    StartFailed,
+)
+
+from gpu_worker import process_tree
+from gpu_worker.assignment import Assignment
+from gpu_worker.log_lines import LogLines, PipeLines
+from gpu_worker.runner_link import RunnerLink
+from gpu_worker.runner_process import RunnerProcess
+from gpu_worker.saved_files import SavedFiles
+from scheduler.store.errors import StoreUnavailable
+from scheduler.store.records import LogEntry
+
+if TYPE_CHECKING:
+    from gpu_worker.serving import Serving
+    from scheduler.store import Store
+
+#: Seconds between a runner's exit and the belief that nothing more comes out of its socket or pipes: a process that the
+#: app forked may hold them open for ever.
+LAST_WORDS_SECONDS = 0.25
+#: Seconds that a runner may outlive its socket.
+DEAF_SECONDS = 1.0
+_ANSWERS = (Response, ResponseStart, ResponseChunk, ResponseEnd)
+#: What a finished stage of the start is followed by.
+_NEXT_STAGE = {"boot": "import", "import": "setup", "setup": "ready"}
+
+
+class RunnerTalk:
+    """Both directions of one runner's socket, and its two pipes.
+
+    Args:
+        gone: called once, with the reason, when the runner has ended and everything it said has been handled.
+    """
+
+    def __init__(self, assignment: Assignment, runner: RunnerProcess, gone: Callable[[str], None]) -> None:
+        self._runner = runner
+        self._gone = gone
+        self._loop = asyncio.get_running_loop()
+        self._store: Store | None = None
+        self._app = assignment.app
+        self.logs = LogLines(self._append_logs, assignment.worker_id)
+        self.files = SavedFiles(Path(assignment.files_dir), self._adopt, self._complain)
+        self.serving: Serving | None = None
+        self.started: asyncio.Future[Ready | StartFailed] = self._loop.create_future()
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self.stage = "boot"
+        self.stages = dict(assignment.stages)
+        self.stages["spawn"] = max(0.0, time.monotonic() - assignment.ordered_at - sum(assignment.stages.values()))
+        self._link: RunnerLink | None = None
+        self._link_open = False
+        self._said_gone = False
+        self._complaint: str | None = None
+        self._pipes: list[PipeLines] = []
+        self._pings = self._pongs = 0
+
+    async def begin(self, start: Start) -> None:
+        """Listen, and tell the runner what to load."""
+        process_tree.on_exit(self._runner.pid, self._runner.wait, self._exited, self._loop)
+        self._link = await RunnerLink.connect(self._runner, self._receive, self._link_lost)
+        self._link_open = True
+        self.send(start)
+        for level, pipe in zip(("STDOUT", "STDERR"), self._runner.open_pipes(), strict=True):
+            lines = PipeLines(self.logs, level)
+            await self._loop.connect_read_pipe(partial(_same, lines), pipe)
+            self._pipes.append(lines)
+
+    def attach(self, store: Store) -> None:
+        """From now on log lines and files have somewhere to go."""
+        self._store = store
+
+    def send(self, message: Message) -> None:
+        """Tell the runner; dropped when it has ended.
+
+        Raises:
+            ProtocolError: the message is too large.
+        """
+        if self._link is not None:
+            self._link.send(message)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self._pings += 1
+        self.send(Ping(self._pings))
+
+    @property
+    def unanswered_pings(self) -> int:
+        """Pings in a row without an answer."""
+        return self._pings - self._pongs
+
+    async def last_words(self) -> str:
+        """Waits for what is left in the pipes; the last lines of standard error, or of output if there are none."""
+        if self._pipes:
+            await asyncio.wait([pipe.ended for pipe in self._pipes], timeout=LAST_WORDS_SECONDS)
+        return next(("\n".join(pipe.last) for pipe in reversed(self._pipes) if pipe.last), "")
+
+    # --- hearing ------------------------------------------------------------------------------------------------------
+
+    def _receive(self, message: Message) -> None:
+        if isinstance(message, _ANSWERS):
+            if self.serving is not None:
+                self.serving.receive(message)
+        elif isinstance(message, Log):
+            self.logs.add(message.level, message.message, at=message.at, request_id=message.request_id)
+        elif isinstance(message, Pong):
+            self._pongs = message.n
+        elif isinstance(message, FileSaved):
+            self.files.saved(message)
+        elif isinstance(message, Stage):
+            self.stages[message.name] = message.seconds
+            self.stage = _NEXT_STAGE.get(message.name, self.stage)
+        elif isinstance(message, Ready | StartFailed) and not self.started.done():
+            self.started.set_result(message)
+
+    def _link_lost(self, complaint: str | None) -> None:
+        self._link_open = False
+        self._complaint = complaint
+        if complaint is not None:
+            self._runner.kill()
+        elif not self.exited.done():
+            self._loop.call_later(DEAF_SECONDS, self._runner.kill)
+        self._maybe_gone()
+
+    def _exited(self, code: int) -> None:
+        if not self.exited.done():
+            self.exited.set_result(code)
+            self._loop.call_later(LAST_WORDS_SECONDS, self._stop_listening)
+            self._maybe_gone()
+
+    def _stop_listening(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+    def _maybe_gone(self) -> None:
+        if self._link_open or not self.exited.done() or self._said_gone:
+            return
+        self._said_gone = True
+        ended = f"the runner ended with {process_tree.describe_exit(self.exited.result())}"
+        self._gone(f"the runner sent an unreadable message ({self._complaint})" if self._complaint else ended)
+
+    # --- passing on ---------------------------------------------------------------------------------------------------
+
+    async def _append_logs(self, entries: Sequence[LogEntry]) -> None:
+        if self._store is None:
+            raise StoreUnavailable
+        await self._store.logs.append(self._app, entries)
+
+    def _adopt(self, path: Path, file_id: str, name: str, content_type: str) -> None:
+        if self._store is None:
+            raise OSError("the store is not connected yet")
+        self._store.files.adopt(path, file_id, name, content_type)
+
+    def _complain(self, line: str, request_id: str | None) -> None:
+        self._loop.call_soon_threadsafe(lambda: self.logs.add("ERROR", line, request_id=request_id))
+
+
+def _same(lines: PipeLines) -> PipeLines:
+    return lines

@@ -1,0 +1,54 @@
+"""Files that an app has saved: taken from the runner's folder into the platform's store, before anything that follows.
+
+What lies under the name that the runner gives is user code's choice; the store takes plain files only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from fal._runner.protocol import FileSaved
+
+
+class SavedFiles:
+    """The files of one runner.
+
+    Args:
+        folder: where the runner leaves them.
+        adopt: moves one into the store: ``(path, file_id, name, content_type)``; blocking.
+        complain: takes a line about a file that could not be stored.
+    """
+
+    def __init__(
+        self, folder: Path, adopt: Callable[[Path, str, str, str], object], complain: Callable[[str, str | None], None]
+    ) -> None:
+        self._folder = folder
+        self._adopt = adopt
+        self._complain = complain
+        self._under_way: set[asyncio.Future[None]] = set()
+
+    def saved(self, message: FileSaved) -> None:
+        """Begin to store a file; ``settled`` waits for it."""
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(None, self._store, message)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+
+    @property
+    def busy(self) -> bool:
+        """Whether files are being stored right now."""
+        return bool(self._under_way)
+
+    async def settled(self) -> None:
+        """Wait until every file announced so far is in the store (or was refused)."""
+        if self._under_way:
+            await asyncio.wait(set(self._under_way))
+
+    def _store(self, message: FileSaved) -> None:
+        path = self._folder / message.file_id
+        try:
+            self._adopt(path, message.file_id, message.name, message.content_type)
+        except (OSError, ValueError) as error:
+            self._complain(f"the file {message.name!r} could not be stored: {error}", message.request_id)

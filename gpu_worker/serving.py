@@ -1,0 +1,348 @@
+"""The requests of one worker: claims become frames to the runner, its answers become outcomes in the store.
+
+Up to ``max_multiplexing`` at once, one slot each; a busy slot costs one round trip to Redis per request, because
+``finish`` hands out the next claim. Leaves starting and ending the runner to ``worker_life``, and what follows from an
+answer to ``outcomes``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fal._runner.protocol import (
+    Cancel,
+    Credit,
+    Headers,
+    Message,
+    ProtocolError,
+    Request,
+    Response,
+    ResponseChunk,
+    ResponseEnd,
+    ResponseStart,
+)
+
+from gpu_worker import outcomes
+from gpu_worker.outcomes import RetryRules, StopRunner
+from gpu_worker.runner_talk import RunnerTalk
+from gpu_worker.streams import AnswerStream, StreamBroken
+from scheduler.store import Inbox, InboxClosed, Store, StoreUnavailable
+from scheduler.store.outcomes import infrastructure_error
+from scheduler.store.records import Claimed, Outcome
+
+#: Most that a queued request's streamed answer may gather, in bytes.
+MOST_GATHERED = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The app answered. ``broken`` says why a streamed answer ended early; its status has been sent by then."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    broken: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The runner ended, or must, before it answered.
+
+    ``blames`` is True when whatever was in flight may be the cause. ``last_word`` is what the caller gets if there is
+    no other attempt; ``condition`` which of the app's retry wishes applies (None: a retry that is nobody's fault).
+    """
+
+    why: str
+    last_word: Outcome
+    condition: outcomes.Condition | None = None
+    blames: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One attempt at the runner."""
+
+    claim: Claimed
+    done: asyncio.Future[Answer | Ending]
+    began: float
+    timer: asyncio.TimerHandle | None = None
+    start: ResponseStart | None = None
+    stream: AnswerStream | None = None
+    forwarding: asyncio.Task[bool] | None = None
+    gathered: bytearray | None = None
+
+    def end(self, how: Answer | Ending) -> None:
+        """The first ending counts."""
+        if not self.done.done():
+            self.done.set_result(how)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The app's own settings that matter here. Seconds."""
+
+    slots: int
+    request_timeout: float
+    rules: RetryRules
+
+
+class Serving:
+    """Serves one ready runner until the inbox closes.
+
+    Args:
+        stop: called with how and why when the runner must go: ``("kill", ...)`` ends it at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        inbox: Inbox,
+        talk: RunnerTalk,
+        limits: Limits,
+        stop: Callable[[StopRunner, str], None],
+    ) -> None:
+        self._store = store
+        self._inbox = inbox
+        self._talk = talk
+        self._limits = limits
+        self._stop = stop
+        self._flights: dict[tuple[str, int], Flight] = {}
+        self._ending: Ending | None = None
+        self._suspects = 0
+        self._loop = asyncio.get_running_loop()
+        inbox.cancelled = self._cancelled
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts at the runner right now."""
+        return len(self._flights)
+
+    async def run(self) -> None:
+        """Claim and serve until the inbox is closed and everything held has ended.
+
+        Raises:
+            StoreError: Redis refused for good; leases run out and others take over.
+        """
+        async with asyncio.TaskGroup() as slots:
+            for _ in range(self._limits.slots):
+                slots.create_task(self._slot())
+
+    def runner_ended(self, ending: Ending) -> None:
+        """The runner answers nothing any more: everything in flight ends with ``ending``, and so does what still
+        comes out of the inbox."""
+        if self._ending is None:
+            self._ending = ending
+            self._suspects = len(self._flights)
+        for flight in list(self._flights.values()):
+            flight.end(ending)
+            if flight.stream is not None:
+                flight.stream.end(ending.why)
+
+    def must_stop(self, request_id: str, attempt: int) -> None:
+        """The store says that this attempt counts no more."""
+        if (request_id, attempt) in self._flights:
+            self._talk.send(Cancel(request_id))
+
+    # --- one slot -----------------------------------------------------------------------------------------------------
+
+    async def _slot(self) -> None:
+        while True:
+            try:
+                claim = await self._inbox.next()
+            except InboxClosed:
+                return
+            await self._attempt(claim)
+
+    async def _attempt(self, claim: Claimed) -> None:
+        flight = Flight(claim, self._loop.create_future(), 0.0)
+        key = (claim.request_id, claim.attempt)
+        self._flights[key] = flight
+        self._send(flight)
+        try:
+            how = await flight.done
+        finally:
+            del self._flights[key]
+            if flight.timer is not None:
+                flight.timer.cancel()
+        if flight.forwarding is not None:
+            await flight.forwarding
+        if self._talk.files.busy:
+            await self._talk.files.settled()
+        if type(how) is Answer:
+            await self._answered(flight, how)
+        else:
+            assert isinstance(how, Ending)
+            await self._unanswered(flight, how)
+
+    def _send(self, flight: Flight) -> None:
+        if self._ending is not None:
+            flight.end(self._ending)
+            return
+        claim = flight.claim
+        flight.began = self._loop.time()
+        flight.timer = self._loop.call_later(self._limits.request_timeout, self._timed_out, flight)
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in claim.headers]
+        try:
+            self._talk.send(
+                Request(
+                    claim.request_id,
+                    claim.attempt,
+                    claim.method,
+                    claim.path,
+                    claim.query.encode("latin-1"),
+                    headers,
+                    claim.body,
+                    claim.base_url,
+                    stream=claim.mode == "direct",
+                )
+            )
+        except ProtocolError as error:
+            flight.end(Ending(str(error), infrastructure_error(413, "bad_request", str(error))))
+
+    async def _answered(self, flight: Flight, answer: Answer) -> None:
+        claim = flight.claim
+        seconds = self._loop.time() - flight.began
+        verdict = outcomes.judge(answer.status, answer.headers, answer.body, claim.attempt, self._limits.rules, seconds)
+        outcome = verdict.outcome
+        if answer.broken is not None:
+            outcome = outcomes.incomplete_response(answer.broken)
+        if verdict.retry and claim.mode == "queued" and answer.broken is None:
+            why = f"the app answered {answer.status}"
+            await self._retry(claim, why, outcome, delay_ms=outcomes.retry_delay_ms(claim.attempt))
+        else:
+            await self._finish(claim, outcome, more=verdict.stop == "no")
+        if verdict.stop != "no":
+            self._stop(verdict.stop, f"the app answered {answer.status} and needs a new runner")
+
+    async def _unanswered(self, flight: Flight, ending: Ending) -> None:
+        claim = flight.claim
+        if ending.condition is None or self._limits.rules.allow(ending.condition, claim.attempt):
+            delay = outcomes.retry_delay_ms(claim.attempt) if ending.condition is not None else 0
+            suspects = self._suspects if ending.blames else 0
+            await self._retry(claim, ending.why, ending.last_word, suspects=suspects, delay_ms=delay)
+        else:
+            await self._finish(claim, ending.last_word, more=False)
+
+    # --- the store ----------------------------------------------------------------------------------------------------
+
+    async def _finish(self, claim: Claimed, outcome: Outcome, *, more: bool) -> None:
+        if self._talk.logs.pending():
+            # The lines leave in the same write as the result, ahead of it: whoever sees the end has all of the log.
+            flushed = asyncio.ensure_future(self._talk.logs.flush())
+            await asyncio.sleep(0)
+        else:
+            flushed = None
+        while True:
+            try:
+                await self._inbox.finish(claim, outcome, claim_next=more and self._ending is None)
+                break
+            except StoreUnavailable:
+                # The result is all the work there was: keep it while this process lives. A lease that runs out
+                # meanwhile makes the store refuse it.
+                await asyncio.sleep(0.5)
+        if flushed is not None:
+            await flushed
+
+    async def _retry(self, claim: Claimed, why: str, last_word: Outcome, *, suspects: int = 0, delay_ms: int) -> None:
+        """Back to the queue; ``suspects`` is how many were in flight when the runner died of one of them."""
+        while True:
+            try:
+                await self._store.requests.retry(
+                    claim.app,
+                    claim.request_id,
+                    claim.attempt,
+                    worker_id=claim.worker_id,
+                    reason=why,
+                    crashed=suspects > 0,
+                    suspects=max(1, suspects),
+                    delay_ms=delay_ms,
+                    fallback=last_word,
+                )
+                self._inbox.release(claim)
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(0.5)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def _timed_out(self, flight: Flight) -> None:
+        seconds = self._limits.request_timeout
+        why = f"a request took longer than request_timeout ({seconds:g} s)"
+        flight.end(Ending(why, outcomes.request_timeout(seconds), condition="timeout"))
+        if flight.stream is not None:
+            flight.stream.end(why)
+        # A computation on a GPU cannot be interrupted in any other way.
+        self._stop("kill", why)
+
+    def _cancelled(self, request_id: str) -> None:
+        self._talk.send(Cancel(request_id))
+
+    def receive(self, message: Message) -> None:
+        """Take an answer, or a part of one, from the runner; answers to unknown attempts are dropped."""
+        kind = type(message)
+        flight = self._flights.get((message.id, message.attempt))  # type: ignore[attr-defined]
+        if flight is None:
+            return
+        if kind is Response:
+            assert isinstance(message, Response)
+            flight.end(Answer(message.status, message.headers, message.body))
+        elif kind is ResponseStart:
+            assert isinstance(message, ResponseStart)
+            self._begin_stream(flight, message)
+        elif kind is ResponseChunk:
+            assert isinstance(message, ResponseChunk)
+            self._chunk(flight, message.body)
+        elif kind is ResponseEnd:
+            assert isinstance(message, ResponseEnd)
+            self._end_stream(flight, message.error)
+
+    def _begin_stream(self, flight: Flight, message: ResponseStart) -> None:
+        if flight.start is not None:
+            return
+        flight.start = message
+        request_id = flight.claim.request_id
+        if flight.claim.mode == "queued":
+            flight.gathered = bytearray()
+            return
+        flight.stream = AnswerStream(
+            flight.claim,
+            self._store.requests.append_output,
+            lambda chunks: self._talk.send(Credit(request_id, chunks)),
+        )
+        flight.forwarding = self._loop.create_task(self._forward(flight.stream, message))
+
+    async def _forward(self, stream: AnswerStream, start: ResponseStart) -> bool:
+        # A file that the app saved before it began to answer is in the store before its URL reaches the caller.
+        if self._talk.files.busy:
+            await self._talk.files.settled()
+        return await stream.run(start.status, start.headers)
+
+    def _chunk(self, flight: Flight, body: bytes) -> None:
+        if flight.stream is not None:
+            try:
+                flight.stream.chunk(body)
+            except StreamBroken as error:
+                self._stop("kill", str(error))
+        elif flight.gathered is not None:
+            if len(flight.gathered) + len(body) > MOST_GATHERED:
+                limit = MOST_GATHERED // (1024 * 1024)
+                assert flight.start is not None
+                why = f"it is larger than {limit} MiB"
+                flight.end(Answer(flight.start.status, flight.start.headers, b"", broken=why))
+                self._talk.send(Cancel(flight.claim.request_id))
+                return
+            flight.gathered += body
+            self._talk.send(Credit(flight.claim.request_id, 1))
+
+    def _end_stream(self, flight: Flight, error: str | None) -> None:
+        start = flight.start
+        if start is None:
+            return
+        body = b""
+        if flight.stream is not None:
+            flight.stream.end(error)
+        elif flight.gathered is not None:
+            body = bytes(flight.gathered)
+        flight.end(Answer(start.status, start.headers, body, error))

@@ -1,0 +1,84 @@
+"""Settings of the host agent; workers get theirs from it, in their assignment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpu_worker.inventory import GpuSource, gpu_source
+from gpu_worker.runner_process import passed_environ
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """What one host offers and how its workers run. Times in seconds.
+
+    Args:
+        host_id: the host's name on the platform; two agents with one name on one data folder exclude each other.
+        offer: ``"GPU-A100=2"`` when the operator limits or renames what is offered; None: what the driver shows.
+        cpu_fallback: the operator lets the CPU stand in for GPU types.
+        sdk_dir: folder that holds ``fal`` and nothing else that an app could import by accident.
+        passed_environ: what runners inherit of this process's environment.
+        stop_grace: how long workers may drain when the agent is stopped.
+        ping_seconds: pause between two pings of a runner; three unanswered in a row mean that it hangs.
+    """
+
+    redis_url: str
+    data_dir: Path
+    sdk_dir: Path
+    host_id: str
+    offer: str | None = None
+    cpu_fallback: bool = False
+    public_url: str | None = None
+    gpu_source: GpuSource | None = None
+    passed_environ: Mapping[str, str] = field(default_factory=dict)
+    stop_grace: float = 40.0
+    ping_seconds: float = 2.5
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> AgentSettings:
+        """Read ``KEEPWARM_*``.
+
+        Raises:
+            ValueError: naming the variable and what is wrong with it.
+        """
+        redis_url = environ.get("KEEPWARM_REDIS_URL")
+        if not redis_url:
+            raise ValueError("KEEPWARM_REDIS_URL is not set; `keepwarm up` sets it, else write redis://host:port/0")
+        names = tuple(name.strip() for name in environ.get("KEEPWARM_RUNNER_ENV", "").split(",") if name.strip())
+        return cls(
+            redis_url=redis_url,
+            data_dir=Path(environ.get("KEEPWARM_DATA") or "~/.keepwarm").expanduser().absolute(),
+            sdk_dir=Path(environ.get("KEEPWARM_SDK_DIR") or _own_sdk()).absolute(),
+            host_id=environ.get("KEEPWARM_HOST_ID") or socket.gethostname(),
+            offer=environ.get("KEEPWARM_OFFER") or None,
+            cpu_fallback=environ.get("KEEPWARM_CPU_FALLBACK", "") not in ("", "0", "false"),
+            public_url=environ.get("KEEPWARM_PUBLIC_URL") or None,
+            gpu_source=gpu_source(environ),
+            passed_environ=passed_environ(environ, names),
+            stop_grace=_seconds(environ, "KEEPWARM_STOP_GRACE", 40.0),
+            ping_seconds=_seconds(environ, "KEEPWARM_PING_SECONDS", 2.5),
+        )
+
+
+def _own_sdk() -> str:
+    """The folder of the installed ``fal``; in a checkout it holds nothing else."""
+    import fal
+
+    return os.path.dirname(os.path.dirname(os.path.abspath(fal.__file__)))
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise ValueError(f"{name}={text!r} is not a number of seconds") from error
+    if value <= 0:
+        raise ValueError(f"{name}={text!r} must be more than 0 seconds")
+    return value

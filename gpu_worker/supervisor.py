@@ -1,0 +1,45 @@
+"""``python -m gpu_worker.supervisor``: one worker. The assignment comes on standard input (see ``assignment``).
+
+Starts the runner before it imports anything heavy, so that the two processes come up side by side.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from gpu_worker import process_tree
+from gpu_worker.assignment import Assignment
+from gpu_worker.runner_process import RunnerProcess
+
+#: Exit status when not even the runner's process could be started.
+EXIT_NO_RUNNER = 4
+
+
+def main() -> int:
+    """Run one worker; returns the exit status."""
+    # A dead agent takes its supervisors along, but lets them finish: SIGTERM drains.
+    process_tree.die_with_parent(signal.SIGTERM)
+    process_tree.adopt_orphans()
+    assignment = Assignment.from_json(sys.stdin.buffer.read())
+    try:
+        runner = RunnerProcess.start(assignment)
+    except OSError as error:
+        print(f"worker {assignment.worker_id}: its runner cannot be started: {error}", file=sys.stderr, flush=True)
+        return EXIT_NO_RUNNER
+
+    import asyncio
+
+    import uvloop
+
+    from gpu_worker.worker_life import Worker
+
+    async def live() -> int:
+        return await Worker(assignment, runner).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        return loop.run(live())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

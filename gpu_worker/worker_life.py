@@ -1,0 +1,293 @@
+"""The life of one worker: its runner starts, becomes ready, serves, drains and ends, and the store knows each step.
+
+Owns when and why the runner is ended. Leaves requests to ``serving``, what the runner says to ``runner_talk`` and
+processes to ``runner_process``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+from fal._runner.protocol import Ready, Start, StartFailed
+
+from gpu_worker import outcomes, process_tree
+from gpu_worker.assignment import Assignment
+from gpu_worker.outcomes import RetryRules
+from gpu_worker.runner_process import RunnerProcess
+from gpu_worker.runner_talk import RunnerTalk
+from gpu_worker.serving import Ending, Limits, Serving
+from scheduler.store import Inbox, Store
+from scheduler.store.errors import StoreError, StoreUnavailable
+from scheduler.store.records import WorkerState
+
+LEASE_MS = 30_000
+#: A quarter of the lease, so that three heartbeats may fail before anybody else takes over.
+HEARTBEAT_SECONDS = LEASE_MS / 4 / 1000
+BEAT_SECONDS = 5.0
+MISSED_PINGS = 3
+#: Seconds into draining after which no claim can still be on its way, so that the app may be told to wind up.
+LAST_CLAIM_SECONDS = 1.0
+#: Seconds for ``teardown()``, even when draining has used up the grace.
+TEARDOWN_SECONDS = 2.0
+
+Stop = Literal["drain", "kill"]
+
+
+class Worker:
+    """One worker, from a started runner process to nothing left of it. Create it inside the running loop.
+
+    Args:
+        assignment: what was ordered.
+        runner: its process, started and told nothing yet.
+    """
+
+    def __init__(self, assignment: Assignment, runner: RunnerProcess) -> None:
+        self._a = assignment
+        self._runner = runner
+        self._loop = asyncio.get_running_loop()
+        self._talk = RunnerTalk(assignment, runner, self._runner_gone)
+        self._news = asyncio.Event()  # a stop was asked for, the runner is ready or has ended
+        self._how: Stop | None = None
+        self._why = ""
+        self._ordered = False
+        self._stop_by = float("inf")
+        self._gone: Ending | None = None
+        self._serving: Serving | None = None
+
+    async def run(self) -> int:
+        """Live. Returns the exit status: 0, or 1 when the store could not be told how it ended."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.stop, "drain", "its host stops")
+        await self._talk.begin(self._start_message())
+        try:
+            store = await Store.connect(self._a.redis_url, Path(self._a.data_dir))
+        except StoreError as error:
+            print(f"worker {self._a.worker_id}: {error}", file=sys.stderr, flush=True)
+            self._runner.kill()
+            process_tree.kill_descendants()
+            return 1
+        try:
+            return await self._live(store)
+        finally:
+            await store.close()
+
+    def stop(self, how: Stop, why: str) -> None:
+        """``drain``: take nothing new, finish within the grace, leave. ``kill``: end the runner now.
+
+        The first reason stays; a kill overtakes a drain.
+        """
+        if self._how is None:
+            self._why = why
+            self._stop_by = self._loop.time() + self._a.termination_grace
+        if self._how != "kill":
+            self._how = how
+        if how == "kill":
+            self._runner.kill()
+        self._news.set()
+
+    # --- the whole, step by step --------------------------------------------------------------------------------------
+
+    async def _live(self, store: Store) -> int:
+        self._talk.attach(store)
+        inbox = await store.open_inbox(self._a.app, self._a.worker_id, self._a.revision, lease_ms=LEASE_MS)
+        inbox.stop_requested = self._stop_ordered
+        duties = [self._loop.create_task(self._beat(store))]
+        try:
+            if await self._start(store):
+                self._serving = self._talk.serving = Serving(
+                    store, inbox, self._talk, self._limits(), self._runner_must_go
+                )
+                if self._gone is not None:
+                    self._serving.runner_ended(self._gone)
+                duties += [self._loop.create_task(self._renew(inbox)), self._loop.create_task(self._ping())]
+                await self._serve(store, inbox, self._serving)
+            await self._end_runner()
+            await self._talk.last_words()
+        finally:
+            for duty in duties:
+                duty.cancel()
+            inbox.close_to_new()
+            self._runner.kill()
+            process_tree.kill_descendants()
+            shutil.rmtree(self._a.files_dir, ignore_errors=True)
+        return 0 if await self._report_end(store) else 1
+
+    async def _start(self, store: Store) -> bool:
+        """Wait for the runner to be ready; False when it will not be."""
+        workers, app, worker_id = store.workers, self._a.app, self._a.worker_id
+        if not await workers.update(app, worker_id, state=WorkerState.SETUP, stages=self._talk.stages):
+            self.stop("kill", "its record is gone")
+            return False
+        left = self._a.startup_timeout - (time.monotonic() - self._a.ordered_at)
+        self._talk.started.add_done_callback(lambda _: self._news.set())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), left)
+        started = self._talk.started.result() if self._talk.started.done() else None
+        if isinstance(started, StartFailed):
+            await self._start_failed(
+                store, f"{_STAGES.get(started.stage, started.stage)} failed: {started.error}", started.traceback
+            )
+        elif self._gone is not None and self._gone.blames:
+            words = await self._talk.last_words()
+            await self._start_failed(store, f"{self._gone.why} {self._during()}", words)
+        elif self._how is not None:
+            return False
+        elif started is None:
+            limit = self._a.startup_timeout
+            await self._start_failed(store, f"not ready within startup_timeout ({limit:g} s), {self._during()}", "")
+        else:
+            await self._ready(store, started)
+            return True
+        return False
+
+    async def _ready(self, store: Store, ready: Ready) -> None:
+        a, stages = self._a, self._talk.stages
+        stages["total"] = time.monotonic() - a.ordered_at
+        await asyncio.gather(
+            store.workers.update(
+                a.app, a.worker_id, state=WorkerState.IDLE, ready=True, stages=stages, device=ready.device
+            ),
+            store.apps.startup_succeeded(a.app, a.revision, ready.openapi),
+        )
+
+    def _during(self) -> str:
+        return {"boot": "while Python started", "import": "during import"}.get(self._talk.stage, "during setup()")
+
+    async def _start_failed(self, store: Store, error: str, details: str) -> None:
+        self.stop("kill", error)
+        for line in details.splitlines():
+            self._talk.logs.add("ERROR", line)
+        self._talk.logs.add("ERROR", f"The app did not start: {error}")
+        await self._talk.logs.flush()
+        await store.apps.startup_failed(self._a.app, self._a.revision, error)
+
+    async def _serve(self, store: Store, inbox: Inbox, serving: Serving) -> None:
+        """Serve until told to stop; then finish what can be finished within the grace and give back the rest."""
+        working = self._loop.create_task(serving.run())
+        working.add_done_callback(lambda _: self._news.set())
+        self._news.clear()
+        if self._how is None:
+            await self._news.wait()
+        inbox.close_to_new()
+        if not working.done():
+            if self._how == "drain":
+                await self._drain(store, working)
+            if not working.done():
+                self._runner.kill()
+                await asyncio.wait({working})
+        working.result()
+
+    async def _drain(self, store: Store, working: asyncio.Task[None]) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            reason = None if self._ordered else self._why
+            await store.workers.update(self._a.app, self._a.worker_id, state=WorkerState.DRAINING, reason=reason)
+        await asyncio.wait({working}, timeout=min(LAST_CLAIM_SECONDS, self._a.termination_grace))
+        if not working.done():
+            self._runner.terminate()
+            while not working.done() and self._how == "drain" and self._loop.time() < self._stop_by:
+                await asyncio.wait({working}, timeout=0.1)
+
+    async def _end_runner(self) -> None:
+        """Let the app tear itself down, unless it was killed."""
+        if self._how != "kill" and not self._talk.exited.done():
+            self._runner.terminate()
+            left = max(self._stop_by - self._loop.time(), TEARDOWN_SECONDS)
+            await asyncio.wait({self._talk.exited}, timeout=left)
+        if not self._talk.exited.done():
+            self._runner.kill()
+            await asyncio.wait({self._talk.exited}, timeout=TEARDOWN_SECONDS)
+
+    async def _report_end(self, store: Store) -> bool:
+        """Whether the store knows of the end; if not, the host's agent and the missing beat will say so."""
+        with contextlib.suppress(StoreError):
+            await self._talk.logs.flush()
+            why = self._why or "its runner ended"
+            if self._ordered and (record := await store.workers.get(self._a.app, self._a.worker_id)) is not None:
+                why = record.reason or why  # who gave the order knows better
+            await store.workers.remove(self._a.app, self._a.worker_id, why)
+            return True
+        return False
+
+    # --- duties beside requests ---------------------------------------------------------------------------------------
+
+    async def _beat(self, store: Store) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            with contextlib.suppress(StoreUnavailable):
+                in_flight = self._serving.in_flight if self._serving is not None else 0
+                self._stop_ordered(await store.workers.beat(self._a.app, self._a.worker_id, in_flight) or "")
+            process_tree.reap_adopted({self._runner.pid})
+
+    async def _renew(self, inbox: Inbox) -> None:
+        assert self._serving is not None
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            with contextlib.suppress(StoreUnavailable):
+                for request_id, attempt in await inbox.heartbeat():
+                    self._serving.must_stop(request_id, attempt)
+
+    async def _ping(self) -> None:
+        """Counts pings, not seconds: a supervisor that was itself held up has sent none meanwhile."""
+        while self._talk.unanswered_pings < MISSED_PINGS:
+            self._talk.ping()
+            await asyncio.sleep(self._a.ping_seconds)
+        seconds = self._a.ping_seconds * MISSED_PINGS
+        why = f"the runner did not react for {seconds:g} s"
+        self._gone = Ending(why, outcomes.runner_hung(seconds), "connection_error", blames=True)
+        self.stop("kill", why)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def _stop_ordered(self, order: str) -> None:
+        if order == "gone":
+            self.stop("kill", "its record is gone")
+        elif order:
+            self._ordered = self._ordered or self._how is None
+            self.stop("kill" if order == "kill" else "drain", "told to stop")
+
+    def _runner_must_go(self, how: outcomes.StopRunner, why: str) -> None:
+        if how != "no":
+            self.stop(how, why)
+
+    def _runner_gone(self, why: str) -> None:
+        """The runner has ended and everything that it said has been heard."""
+        if self._gone is None:
+            by_us = self._how is not None
+            reason = self._why if by_us else why
+            last_word = outcomes.runner_disconnected(reason)
+            self._gone = Ending(reason, last_word, None if by_us else "connection_error", blames=not by_us)
+        if self._serving is not None:
+            self._serving.runner_ended(self._gone)
+        self.stop("kill", why)
+
+    # --- what others are told -----------------------------------------------------------------------------------------
+
+    def _start_message(self) -> Start:
+        a = self._a
+        return Start(
+            app=a.app,
+            entry_file=a.entry_file,
+            class_name=a.class_name,
+            bundle_dir=a.bundle_dir,
+            files_dir=a.files_dir,
+            revision=a.revision,
+            worker_id=a.worker_id,
+            machine_type=a.machine_type,
+            max_multiplexing=a.max_multiplexing,
+            cpu_fallback_for=a.cpu_fallback_for,
+            storage_hosts=list(a.storage_hosts),
+        )
+
+    def _limits(self) -> Limits:
+        rules = RetryRules(frozenset(self._a.skip_retry_conditions), self._a.retry_config)
+        return Limits(max(1, self._a.max_multiplexing), self._a.request_timeout, rules)
+
+
+_STAGES = {"import": "import", "setup": "setup()"}
