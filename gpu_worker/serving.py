@@ -70,7 +70,7 @@ class Flight:
     timer: asyncio.TimerHandle | None = None
     start: ResponseStart | None = None
     stream: AnswerStream | None = None
-    forwarding: asyncio.Task[bool] | None = None
+    forwarding: asyncio.Task[None] | None = None
     gathered: bytearray | None = None
 
     def end(self, how: Answer | Ending) -> None:
@@ -309,15 +309,18 @@ class Serving:
         flight.stream = AnswerStream(
             flight.claim,
             self._store.requests.append_output,
+            self._store.requests.unread_output,
             lambda chunks: self._talk.send(Credit(request_id, chunks)),
         )
-        flight.forwarding = self._loop.create_task(self._forward(flight.stream, message))
+        flight.forwarding = self._loop.create_task(self._forward(flight, flight.stream, message))
 
-    async def _forward(self, stream: AnswerStream, start: ResponseStart) -> bool:
+    async def _forward(self, flight: Flight, stream: AnswerStream, start: ResponseStart) -> None:
         # A file that the app saved before it began to answer is in the store before its URL reaches the caller.
         if self._talk.files.busy:
             await self._talk.files.settled()
-        return await stream.run(start.status, start.headers)
+        if not await stream.run(start.status, start.headers):
+            flight.end(Answer(start.status, start.headers, b"", broken="it could not be passed on"))
+            self._talk.send(Cancel(flight.claim.request_id))
 
     def _chunk(self, flight: Flight, body: bytes) -> None:
         if flight.stream is not None:

@@ -19,6 +19,8 @@ from scheduler.store.records import Claimed
 Kind = Literal["start", "chunk", "end"]
 #: ``(claim, kind, data) -> pieces that the gateway has not read yet``
 Append = Callable[[Claimed, Kind, bytes], Awaitable[int]]
+#: ``(app, request id) -> the same number``
+Unread = Callable[[str, str], Awaitable[int]]
 
 #: Chunks that a runner sends before it waits for more; must be the runner's own number (fal._runner.serving).
 FIRST_CREDIT = 64
@@ -26,7 +28,7 @@ FIRST_CREDIT = 64
 PIECE_BYTES = 256 * 1024
 #: Stored pieces that nobody has read, beyond which the app is held back, and seconds between looks whether it was read.
 MOST_UNREAD = 16
-LOOK_AGAIN_SECONDS = 0.05
+LOOK_AGAIN_SECONDS = 0.02
 
 
 class StreamBroken(Exception):
@@ -45,13 +47,14 @@ class AnswerStream:
 
     Args:
         claim: the attempt that it answers.
-        append: stores a piece where the gateway reads it.
+        append: stores a piece where the gateway reads it; unread: how many pieces it has not read yet.
         grant: lets the runner send so many more chunks.
     """
 
-    def __init__(self, claim: Claimed, append: Append, grant: Callable[[int], None]) -> None:
+    def __init__(self, claim: Claimed, append: Append, unread: Unread, grant: Callable[[int], None]) -> None:
         self._claim = claim
         self._append = append
+        self._unread = unread
         self._grant = grant
         self._chunks: list[bytes] = []
         self._credit = FIRST_CREDIT
@@ -101,7 +104,7 @@ class AnswerStream:
         unread = await self._put("chunk", data)
         while unread > MOST_UNREAD and self._end is None:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
-            unread = await self._put("chunk", b"")
+            unread = await self._unread(self._claim.app, self._claim.request_id)
         self._credit += taken
         self._grant(taken)
 

@@ -297,6 +297,11 @@ class Requests:
             self._output_sequence.pop(attempt, None)
         return unread
 
+    async def unread_output(self, app: str, request_id: str) -> int:
+        """Pieces of a streamed answer that the gateway has not read yet."""
+        count: int = await self._redis.command("XLEN", keys.output(app, request_id))
+        return count
+
     async def read_output(self, app: str, request_id: str, after: str = "0") -> list[tuple[str, str, bytes]]:
         """``(id, kind, data)`` of the pieces after ``after``; what came up to ``after`` is deleted as read."""
         key = keys.output(app, request_id)

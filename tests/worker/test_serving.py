@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 from scheduler.store.records import RequestRecord, RequestState, WorkerState
