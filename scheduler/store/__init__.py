@@ -158,7 +158,8 @@ class Store:
     async def open_inbox(self, app: str, worker_id: str, revision: str, lease_ms: int = 30_000) -> Inbox:
         """The claims of one worker, which must have been placed; close it when done.
 
-        The worker gets requests only while the app's alias points at its ``revision``.
+        After a deploy, workers of an earlier ``revision`` get requests until the scheduler tells them to stop, which
+        it does when a worker of the new one is ready or when there is no traffic.
 
         Raises:
             StoreUnavailable.

@@ -26,16 +26,28 @@ if ahead >= tonumber(cap) or (max_queue ~= '' and ahead >= tonumber(max_queue)) 
   return redis.error_reply('QUEUEFULL ' .. ahead .. ' requests are waiting')
 end
 
+local function hand_to(id, w)
+  redis.call('ZREM', parked, id)
+  if (w[2] and w[2] ~= '') or not w[3] or w[4] == 'TERMINATED' then return false end
+  local message = claim_message(request_id, 1, mode, string.format('%.0f', now), gateway, '', call, body)
+  -- nobody hears it: the supervisor is gone, so the next one gets it
+  return redis.call('PUBLISH', channel_worker_prefix .. id, message) > 0
+end
+
+-- Workers of the current revision first: those of an earlier one serve until one of its own is ready.
 local function hand_off()
   if ahead > 0 then return nil end
+  local earlier = {}
   for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', parked, '+inf', now, 'LIMIT', 0, 5)) do
-    redis.call('ZREM', parked, id)
     local w = redis.call('HMGET', worker_prefix .. id, 'revision', 'stop_requested', 'lease_ms', 'state')
-    if w[1] == revision and (not w[2] or w[2] == '') and w[3] and w[4] ~= 'TERMINATED' then
-      local message = claim_message(request_id, 1, mode, string.format('%.0f', now), gateway, '', call, body)
-      -- nobody hears it: the supervisor is gone, so the next one gets it
-      if redis.call('PUBLISH', channel_worker_prefix .. id, message) > 0 then return id, w[3] end
+    if w[1] ~= revision then
+      table.insert(earlier, { id, w })
+    elseif hand_to(id, w) then
+      return id, w[3]
     end
+  end
+  for _, one in ipairs(earlier) do
+    if hand_to(one[1], one[2]) then return one[1], one[2][3] end
   end
 end
 

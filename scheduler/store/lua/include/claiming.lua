@@ -45,12 +45,13 @@ local function claim_next()
   return take_from(first) or take_from(second)
 end
 
--- 'ok', or why this worker gets nothing: it is gone, was told to stop, or the app has moved on.
+-- 'ok', or why this worker gets nothing: it is gone, was told to stop, or the app was deleted. A worker of an earlier
+-- revision serves on until the scheduler, which knows when a newer one is ready, tells it to stop.
 local function fitness()
-  local seen = redis.call('HMGET', worker_prefix .. worker_id, 'state', 'stop_requested', 'revision')
+  local seen = redis.call('HMGET', worker_prefix .. worker_id, 'state', 'stop_requested')
   if not seen[1] or seen[1] == 'TERMINATED' then return 'gone' end
   if seen[2] and seen[2] ~= '' then return 'stopped' end
-  if seen[3] ~= redis.call('HGET', alias, 'revision') then return 'stopped' end
+  if redis.call('EXISTS', alias) == 0 then return 'stopped' end
   return 'ok'
 end
 
