@@ -8,8 +8,8 @@ from scheduler.store.records import Outcome
 
 def startup_failed(app: str, error: str) -> Outcome:
     """No worker of the app gets ready; ``error`` is the app's own one-line cause."""
-    where = f"The app's log has the traceback: fal logs {app}"
-    return infrastructure_error(503, "runner_scheduling_failure", f"{app} did not start: {error} {where}")
+    where = f"The traceback is in its log: fal logs {app}"
+    return infrastructure_error(503, "runner_scheduling_failure", f"{app} did not start: {error.rstrip('.')}. {where}")
 
 
 def environment_failed(app: str, error: str | None) -> Outcome:

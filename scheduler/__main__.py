@@ -1,0 +1,66 @@
+"""``python -m scheduler``: the scheduler service. The first SIGTERM or SIGINT stops it, a second one forces it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from scheduler.control.service import Scheduler, Settings
+from scheduler.store import Store
+from scheduler.store.errors import StoreError
+
+
+def _log_to_stderr(environ: dict[str, str]) -> None:
+    level = logging.getLevelName(environ.get("KEEPWARM_LOG_LEVEL", "INFO").upper())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level if isinstance(level, int) else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+async def _serve(settings: Settings) -> None:
+    store = await Store.connect(settings.redis_url, settings.data_dir)
+    try:
+        scheduler = Scheduler(store, settings)
+        signals = 0
+
+        def on_signal() -> None:
+            nonlocal signals
+            signals += 1
+            if signals > 1:
+                os._exit(1)
+            scheduler.stop()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        await scheduler.run()
+    finally:
+        await store.close()
+
+
+def main() -> int:
+    """Run until a signal; returns the exit status."""
+    _log_to_stderr(dict(os.environ))
+    try:
+        uvloop.run(_serve(Settings.from_env(os.environ)))
+    except (StoreError, ValueError) as error:
+        print(f"scheduler: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""One look at one app, and what follows: observe, decide, place, start and stop workers.
+
+Owns what is remembered between looks and the picture of which cards are taken. Leaves when to look to ``dispatch`` and
+``service``, what is right to ``policy`` and ``placement``, and clearing up after the dead to ``reaper``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+
+import structlog
+
+from scheduler.control import outcomes
+from scheduler.control.placement import Blocked, Placed, place
+from scheduler.control.policy import Decision, Memory, Policy, decide
+from scheduler.store import Store
+from scheduler.store.records import (
+    AppRecord,
+    AppSeen,
+    EnvironmentState,
+    LogEntry,
+    Outcome,
+    RevisionRecord,
+    WorkerRecord,
+    WorkerState,
+)
+
+#: Consecutive failed starts after which queued requests end too; direct ones end with the first.
+FAILURES_THAT_END_THE_QUEUE = 3
+#: How long direct requests wait when no host offers what the app needs; an agent that restarts is back by then.
+NO_OFFER_PATIENCE_MS = 30_000
+#: An environment whose rebuild failed is tried again for the first request after this time.
+REBUILD_PAUSE_MS = 60_000
+
+log = structlog.get_logger("scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look found and did.
+
+    Args:
+        seen: demand and supply as they were.
+        asleep: nothing runs, waits or is wanted: only an event can change that.
+        again_at_ms: when time alone will change the decision.
+        freed: cards became free, which other apps may be waiting for.
+        blocked: wants a worker and has no place for it.
+        revision: the revision that the app points at, None when there is none.
+    """
+
+    seen: AppSeen
+    asleep: bool
+    again_at_ms: int | None = None
+    freed: bool = False
+    blocked: bool = False
+    revision: RevisionRecord | None = None
+
+
+class Reconciler:
+    """Carries decisions out, for one leader. Not more than one look per app at a time.
+
+    Args:
+        store: where everything is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._memories: dict[str, Memory] = {}
+        self._revisions: dict[str, str] = {}
+        self._fleet: dict[str, tuple[WorkerRecord, ...]] = {}
+        self._blocked: dict[str, tuple[str, int]] = {}
+        self._placing = asyncio.Lock()
+        self._knows_the_fleet = False
+
+    async def once(self, app: str, epoch: int) -> Look:
+        """Look at ``app`` and do what follows.
+
+        Raises:
+            StaleLeader: another scheduler leads; nothing was placed.
+            StoreUnavailable: Redis does not answer.
+        """
+        record, seen, revision = await self._read(app)
+        workers = tuple(w for w in seen.workers if w.state is not WorkerState.TERMINATED)
+        freed = self._update_fleet(app, workers)
+        if record is None or revision is None:
+            await self._without_revision(seen, workers)
+            return Look(seen, not (workers or seen.queued or seen.delayed or seen.in_progress), freed=freed)
+
+        policy = Policy(
+            revision.revision,
+            record.scaling,
+            revision.spec.max_multiplexing,
+            revision.startup_failures,
+            revision.last_startup_failure_at_ms,
+        )
+        decision, self._memories[app] = decide(policy, seen, self._memories.get(app, Memory()), seen.now_ms)
+        for stop in decision.stops:
+            log.info("stop", app=app, worker=stop.worker_id, how=stop.how, reason=stop.reason)
+            await self._store.workers.request_stop(app, stop.worker_id, stop.how, stop.reason)
+        if decision.held is not None:
+            await self._end_hopeless(revision, workers)
+        blocked = decision.start > 0 and not await self._start(revision, seen, decision.start, epoch)
+        if not blocked:
+            self._blocked.pop(app, None)
+        asleep = not (workers or seen.queued or seen.delayed or seen.in_progress or _wants_more(decision))
+        if asleep:
+            self.forget(app)
+        times = [at for at in (decision.again_at_ms, seen.next_delayed_at_ms) if at is not None]
+        return Look(seen, asleep, min(times, default=None), freed, blocked, revision)
+
+    def forget(self, app: str) -> None:
+        """Drop what is remembered of an app at rest; a sleeping app costs no memory here."""
+        for kept in (self._memories, self._revisions, self._fleet, self._blocked):
+            kept.pop(app, None)
+
+    async def _read(self, app: str) -> tuple[AppRecord | None, AppSeen, RevisionRecord | None]:
+        """One round trip while the app keeps its revision, two after a deploy."""
+        apps = self._store.apps
+        known = self._revisions.get(app)
+        record, seen, revision = await asyncio.gather(
+            apps.get(app), apps.observe(app), apps.revision(app, known) if known is not None else _nothing()
+        )
+        if record is None or record.revision is None:
+            return record, seen, None
+        if revision is None or revision.revision != record.revision:
+            revision = await apps.revision(app, record.revision)
+            self._revisions[app] = record.revision
+        return record, seen, revision
+
+    def _update_fleet(self, app: str, workers: tuple[WorkerRecord, ...]) -> bool:
+        before = {(w.host, gpu) for w in self._fleet.get(app, ()) for gpu in w.gpu_ids}
+        after = {(w.host, gpu) for w in workers for gpu in w.gpu_ids}
+        if workers:
+            self._fleet[app] = workers
+        else:
+            self._fleet.pop(app, None)
+        return bool(before - after)
+
+    async def _without_revision(self, seen: AppSeen, workers: tuple[WorkerRecord, ...]) -> None:
+        """The app was deleted: whoever still works for it finishes and leaves, and what came back to wait ends."""
+        app = seen.app
+        self.forget(app)
+        if seen.queued or seen.delayed:
+            await self._store.requests.fail_deleted(app)
+        self._update_fleet(app, workers)
+        for worker in workers:
+            if worker.stop_requested is None:
+                await self._store.workers.request_stop(app, worker.worker_id, "drain", "the app was deleted")
+
+    async def _end_hopeless(self, revision: RevisionRecord, workers: tuple[WorkerRecord, ...]) -> None:
+        """Requests that wait for a revision which just failed to start, with nobody else to serve them, end now.
+
+        A direct caller holds a connection and wants the cause; a queued request may outlive a passing trouble, so it
+        gets three tries.
+        """
+        error = revision.last_startup_error
+        serving = (WorkerState.PENDING, WorkerState.SETUP, WorkerState.IDLE, WorkerState.RUNNING)
+        if error is None or any(w.state in serving and w.stop_requested is None for w in workers):
+            return
+        mode = None if revision.startup_failures >= FAILURES_THAT_END_THE_QUEUE else "direct"
+        await self._fail_waiting(
+            revision.app, outcomes.startup_failed(revision.app, error), direct_only=mode is not None
+        )
+
+    async def _fail_waiting(self, app: str, outcome: Outcome, *, direct_only: bool) -> None:
+        ended = await self._store.requests.fail_waiting(app, outcome, mode="direct" if direct_only else None)
+        if ended:
+            log.warning("ended waiting requests", app=app, count=ended, error_type=outcome.error_type)
+
+    async def _start(self, revision: RevisionRecord, seen: AppSeen, count: int, epoch: int) -> bool:
+        """Place up to ``count`` workers; False when there is no place for one of them."""
+        if not await self._environment_ready(revision, seen.now_ms):
+            return True
+        spec = revision.spec
+        async with self._placing:
+            await self._learn_the_fleet()
+            hosts = await self._store.hosts.list()
+            for _ in range(count):
+                taken = [w for workers in self._fleet.values() for w in workers]
+                found = place(spec.machine_types, spec.num_gpus, hosts, taken)
+                if isinstance(found, Blocked):
+                    await self._say_blocked(revision, seen, found)
+                    return False
+                worker = _worker(revision, found, seen.now_ms)
+                await self._store.workers.place(worker, epoch)
+                self._fleet[revision.app] = (*self._fleet.get(revision.app, ()), worker)
+                log.info("start", app=worker.app, worker=worker.worker_id, host=worker.host, type=worker.machine_type)
+        return True
+
+    async def _learn_the_fleet(self) -> None:
+        """What an earlier leader placed takes up cards, also in apps that were not looked at yet."""
+        if self._knows_the_fleet:
+            return
+        names = [name for name in await self._store.apps.names() if name not in self._fleet]
+        for name, workers in zip(names, await asyncio.gather(*map(self._store.workers.list, names)), strict=True):
+            if workers:
+                self._fleet.setdefault(name, tuple(workers))
+        self._knows_the_fleet = True
+
+    async def _environment_ready(self, revision: RevisionRecord, now_ms: int) -> bool:
+        """Whether the environment is there; a lost one is asked for again, and who waits on a broken one ends."""
+        environment = await self._store.environments.get(revision.environment_key)
+        if environment is not None and environment.state is EnvironmentState.READY:
+            return True
+        app = revision.app
+        if environment is None:
+            log.info("environment is missing, building it again", app=app, environment=revision.environment_key)
+            await self._store.environments.request_build(app, revision.revision)
+        elif environment.state is EnvironmentState.FAILED:
+            if now_ms - environment.updated_at_ms >= REBUILD_PAUSE_MS:
+                await self._store.environments.request_build(app, revision.revision)
+            else:
+                outcome = outcomes.environment_failed(app, environment.error)
+                await self._fail_waiting(app, outcome, direct_only=False)
+        return False
+
+    async def _say_blocked(self, revision: RevisionRecord, seen: AppSeen, blocked: Blocked) -> None:
+        app = revision.app
+        reason, since = self._blocked.get(app, ("", seen.now_ms))
+        if reason != blocked.reason:
+            log.warning("blocked", app=app, reason=blocked.reason)
+            await self._store.logs.append(app, [LogEntry("", seen.now_ms / 1000, "WARN", blocked.reason)])
+        self._blocked[app] = (blocked.reason, since)
+        if blocked.busy:
+            await self._make_room(revision, seen)
+        elif seen.now_ms - since >= NO_OFFER_PATIENCE_MS:
+            await self._fail_waiting(app, outcomes.no_place(blocked.reason), direct_only=True)
+
+    async def _make_room(self, revision: RevisionRecord, seen: AppSeen) -> None:
+        """The app's own old revision holds the card that the new one needs: one of its workers goes first."""
+        old = [
+            w
+            for w in seen.workers
+            if w.revision != revision.revision
+            and w.state in (WorkerState.IDLE, WorkerState.RUNNING)
+            and w.stop_requested is None
+        ]
+        leaving = any(w.stop_requested is not None and w.gpu_ids for w in seen.workers)
+        if old and not leaving:
+            first = min(old, key=lambda w: (w.in_flight, w.created_at_ms, w.worker_id))
+            log.info("stop", app=revision.app, worker=first.worker_id, how="drain", reason="makes room")
+            await self._store.workers.request_stop(
+                revision.app, first.worker_id, "drain", "makes room for the new revision"
+            )
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _wants_more(decision: Decision) -> bool:
+    return decision.desired > 0 or decision.held is not None or decision.again_at_ms is not None
+
+
+def _worker(revision: RevisionRecord, placed: Placed, now_ms: int) -> WorkerRecord:
+    return WorkerRecord(
+        app=revision.app,
+        worker_id=str(uuid.uuid4()),
+        revision=revision.revision,
+        host=placed.host,
+        state=WorkerState.PENDING,
+        machine_type=placed.machine_type,
+        gpu_ids=placed.gpu_ids,
+        created_at_ms=now_ms,
+        cpu_fallback_for=placed.cpu_fallback_for,
+    )
