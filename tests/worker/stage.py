@@ -107,9 +107,13 @@ class Stage:
     async def start(self, app: str) -> WorkerRecord:
         """A supervisor started as the host agent starts it, but without an agent."""
         worker = await self.place(app)
+        await self.launch(worker)
+        return worker
+
+    async def launch(self, worker: WorkerRecord) -> None:
+        """Start the supervisor of a worker that was placed."""
         assignment = await prepare(self.store, worker, self.settings, self.builds, self.held)
         self._launch(worker.worker_id, assignment.to_json())
-        return worker
 
     def _launch(self, worker_id: str, assignment: bytes) -> None:
         command = supervisor_command(self.settings, worker_id)

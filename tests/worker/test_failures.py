@@ -1,0 +1,323 @@
+"""What a worker does when its runner dies, hangs, takes too long or never starts; nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import psutil
+
+from scheduler.store.records import RequestRecord, RequestState, WorkerState
+from tests.support.loop import run
+from tests.support.waiting import await_until, wait_until
+from tests.worker.apps import DIES_IN_SETUP, FAILS_IN_IMPORT, FAILS_IN_SETUP, HANGS_IN_SETUP, PROBE
+from tests.worker.stage import Stage, stage
+
+
+def answer(record: RequestRecord) -> dict[str, object]:
+    assert record.outcome is not None
+    content: dict[str, object] = json.loads(record.outcome.body)
+    return content
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Gone, or dead and waiting for whoever adopted it."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def promoted(on: Stage, app: str, request_id: str) -> None:
+    """Do the scheduler's part of a retry: bring the request back once its back-off is over."""
+
+    async def back() -> bool:
+        return await on.store.requests.promote(app, epoch=1) > 0
+
+    await await_until(back, f"the back-off of {request_id} is over", interval=0.05)
+
+
+def test_a_killed_runner_costs_a_queued_request_one_attempt(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            first = await on.start_ready(app)
+            body = json.dumps({"flag": str(tmp_path / "flag")}).encode()
+            request_id = await on.submit(app, "/die-once", body)
+
+            ended = await on.reaches(first, WorkerState.TERMINATED)
+            assert "SIGKILL" in (ended.reason or "")
+            assert await asyncio.to_thread(on.ended, first) == 0
+            await promoted(on, app, request_id)
+            await on.start_ready(app)
+            record = await on.result(app, request_id)
+
+            assert (record.state, record.attempt) == (RequestState.COMPLETED, 2)
+            assert answer(record) == {"survived": True}
+
+    run(story())
+
+
+def test_a_killed_runner_ends_a_direct_request_at_once(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            await on.start_ready(app)
+
+            record = await on.call(app, "/die", mode="direct")
+
+            assert record.outcome is not None
+            assert (record.outcome.status, record.error_type) == (503, "runner_disconnected")
+            assert "exit status 66" in str(answer(record)["detail"])
+
+    run(story())
+
+
+def test_a_crash_with_several_in_flight_accuses_nobody_for_good(redis_url: str, tmp_path: Path) -> None:
+    """An innocent request beside a poisonous one must not be counted as a crash: both run again, alone."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE, max_multiplexing=2)
+            first = await on.start_ready(app)
+            innocent = await on.submit(app, "/slow", b'{"seconds": 0.5}')
+            await on.reaches(first, WorkerState.RUNNING)
+            await on.submit(app, "/die")
+            await on.reaches(first, WorkerState.TERMINATED)
+
+            async def innocent_done() -> bool:
+                await on.store.requests.promote(app, epoch=1)
+                if not await on.store.workers.list(app):
+                    await on.start(app)
+                return (await on.store.requests.get(app, innocent)).state.terminal  # type: ignore[union-attr]
+
+            await await_until(innocent_done, "the innocent request has ended", interval=0.1)
+            record = await on.result(app, innocent)
+
+            assert (record.state, record.attempt) == (RequestState.COMPLETED, 2)
+
+    run(story())
+
+
+def test_a_stopped_runner_is_noticed_and_killed(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path, ping_seconds=0.2) as on:
+            app = await on.deploy(PROBE)
+            worker = await on.start_ready(app)
+            runner = on.runner_of(worker)
+
+            record = await on.call(app, "/stop", mode="direct")
+
+            assert (record.error_type, answer(record)["detail"]) == (
+                "runner_connection_timeout",
+                "The runner did not react for 0.6 s and was ended.",
+            )
+            await on.reaches(worker, WorkerState.TERMINATED)
+            assert has_ended(runner)
+
+    run(story())
+
+
+def test_a_blocked_event_loop_is_no_hang(redis_url: str, tmp_path: Path) -> None:
+    """setup() or a handler may hold the loop for long; the runner still answers pings from another thread."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path, ping_seconds=0.5) as on:
+            source = PROBE.replace("await asyncio.sleep(seconds)", "time.sleep(seconds)")
+            app = await on.deploy(source)
+            await on.start_ready(app)
+
+            record = await on.call(app, "/slow", b'{"seconds": 2.5}')
+
+            assert record.state is RequestState.COMPLETED
+
+    run(story())
+
+
+def test_a_request_over_its_time_kills_the_runner_and_is_not_retried(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE, request_timeout=0.5, max_multiplexing=2)
+            worker = await on.start_ready(app)
+            slow = await on.submit(app, "/block")
+            await on.logged(app, "blocking")
+            beside = await on.submit(app, "/slow", b'{"seconds": 0.45}')
+
+            record = await on.result(app, slow)
+
+            assert record.outcome is not None
+            assert (record.outcome.status, record.error_type, record.attempt) == (504, "request_timeout", 1)
+            ended = await on.reaches(worker, WorkerState.TERMINATED)
+            assert "request_timeout (0.5 s)" in (ended.reason or "")
+            # The neighbour is not to blame: it is back in the queue at once.
+            assert await on.store.requests.state(app, beside) in (RequestState.IN_QUEUE, RequestState.COMPLETED)
+
+    run(story())
+
+
+def test_503_is_retried_on_a_new_runner(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            worker = await on.start_ready(app)
+
+            request_id = await on.submit(app, "/answer", b'{"status": 503}', max_attempts=2)
+
+            await on.reaches(worker, WorkerState.TERMINATED)
+            assert await on.store.requests.state(app, request_id) is RequestState.IN_QUEUE
+            await promoted(on, app, request_id)
+            await on.start_ready(app)
+            record = await on.result(app, request_id)
+            assert record.outcome is not None
+            assert (record.outcome.status, record.attempt, answer(record)) == (503, 2, {"answered": 503})
+
+    run(story())
+
+
+def test_an_app_may_ask_for_a_new_runner_after_a_good_answer(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            worker = await on.start_ready(app)
+            body = b'{"status": 200, "headers": {"x-fal-stop-runner": "true"}}'
+
+            record = await on.call(app, "/answer", body)
+
+            assert record.state is RequestState.COMPLETED
+            await on.reaches(worker, WorkerState.TERMINATED)
+            await on.logged(app, "teardown runs")
+
+    run(story())
+
+
+async def failed_start(on: Stage, app: str) -> tuple[str, str]:
+    """The reason of the worker's end, and the revision's last startup error."""
+    worker = await on.start(app)
+    ended = await on.reaches(worker, WorkerState.TERMINATED)
+    assert await asyncio.to_thread(on.ended, worker) == 0
+    revision = await on.store.apps.revision(app, "r1")
+    assert revision is not None
+    assert revision.startup_failures == 1
+    return ended.reason or "", revision.last_startup_error or ""
+
+
+def test_a_failing_setup_is_reported_with_its_traceback(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(FAILS_IN_SETUP)
+
+            reason, error = await failed_start(on, app)
+
+            assert reason == error == "setup() failed: RuntimeError: the weights are not there"
+            lines = [entry.message for entry in await on.log(app)]
+            assert "about to fail" in lines
+            assert any('app.py", line 8, in setup' in line for line in lines)
+            assert lines[-1] == f"The app did not start: {error}"
+
+    run(story())
+
+
+def test_a_failing_import_is_reported(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(FAILS_IN_IMPORT)
+
+            _, error = await failed_start(on, app)
+
+            assert error.startswith("import failed: ModuleNotFoundError: No module named 'a_module_that_is_not_there'")
+
+    run(story())
+
+
+def test_a_runner_that_dies_in_setup_is_reported_with_its_last_words(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(DIES_IN_SETUP)
+
+            _, error = await failed_start(on, app)
+
+            assert error == "the runner ended with signal SIGABRT during setup()"
+            assert any("free(): invalid pointer" in entry.message for entry in await on.log(app))
+
+    run(story())
+
+
+def test_a_start_over_its_time_is_ended(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(HANGS_IN_SETUP, startup_timeout=1.5)
+
+            _, error = await failed_start(on, app)
+
+            assert error == "not ready within startup_timeout (1.5 s), during setup()"
+            assert any(entry.message == "loading for ever" for entry in await on.log(app))
+
+    run(story())
+
+
+def test_a_killed_supervisor_leaves_no_runner_behind(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            worker = await on.start_ready(app)
+            runner = on.runner_of(worker)
+
+            on.supervisors[worker.worker_id].kill()
+
+            await asyncio.to_thread(wait_until, lambda: has_ended(runner), "the runner has gone")
+
+    run(story())
+
+
+def test_what_user_code_forked_off_ends_with_the_worker(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            worker = await on.start_ready(app)
+            await on.call(app, "/orphan")
+            supervisor = psutil.Process(on.supervisors[worker.worker_id].pid)
+            below = supervisor.children(recursive=True)
+            assert len(below) >= 2
+
+            await on.store.workers.request_stop(app, worker.worker_id, "kill", "test")
+
+            await on.reaches(worker, WorkerState.TERMINATED)
+            assert not [process for process in below if not has_ended(process)]
+
+    run(story())
+
+
+MODE_OF = """
+import stat
+
+def mode_of(n):
+    try:
+        return os.fstat(n).st_mode if os.get_inheritable(n) is False and is_ours(n) else 0
+    except OSError:
+        return 0
+
+def is_ours(n):
+    import socket
+    other = socket.socket(fileno=os.dup(n))
+    with other:
+        return other.family == socket.AF_UNIX and other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)[:4] \
+            == os.getppid().to_bytes(4, "little")
+"""
+
+
+def test_garbage_on_the_socket_ends_the_runner(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            noise = "[os.write(n, bytes(64 * [255])) for n in range(3, 30) if stat.S_ISSOCK(mode_of(n))]"
+            source = PROBE.replace("os._exit(66)", noise) + MODE_OF
+            app = await on.deploy(source)
+            worker = await on.start_ready(app)
+
+            record = await on.call(app, "/die", mode="direct")
+
+            assert record.error_type == "runner_disconnected"
+            ended = await on.reaches(worker, WorkerState.TERMINATED)
+            assert "unreadable message" in (ended.reason or "")
+
+    run(story())
