@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
 
-import structlog
 import uvloop
 
 from scheduler.control.service import Scheduler, Settings
+from scheduler.control.stderr_log import log_to_stderr
 from scheduler.store import Store
 from scheduler.store.errors import StoreError
-
-
-def _log_to_stderr(environ: dict[str, str]) -> None:
-    level = logging.getLevelName(environ.get("KEEPWARM_LOG_LEVEL", "INFO").upper())
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level if isinstance(level, int) else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 async def _serve(settings: Settings) -> None:
@@ -53,7 +38,7 @@ async def _serve(settings: Settings) -> None:
 
 def main() -> int:
     """Run until a signal; returns the exit status."""
-    _log_to_stderr(dict(os.environ))
+    log_to_stderr(os.environ)
     try:
         uvloop.run(_serve(Settings.from_env(os.environ)))
     except (StoreError, ValueError) as error:

@@ -1,0 +1,130 @@
+"""Webhooks as arq jobs: due entries of the outbox are handed on, each try's end goes back into the outbox.
+
+The outbox is the truth: an entry leaves it only after a try has ended, so a killed process repeats a try at worst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from urllib.parse import urlsplit
+
+import structlog
+from arq.connections import ArqRedis
+from arq.worker import Retry
+from redis.exceptions import RedisError
+
+from scheduler.control.webhooks import WebhookSender, delay_before_next
+from scheduler.store import Store, StoreError, keys
+from scheduler.store.records import WebhookDelivery
+
+QUEUE = "kw:arq:webhooks"
+#: Tries at once against one host: one slow receiver must not hold up everybody else's deliveries.
+PER_HOST = 8
+#: Seconds between looks at every app's outbox; what is due sooner is known from its own timer or message.
+LOOK_S = 10.0
+#: Seconds for which a handed-on entry is not handed on again.
+HOLD_S = 60.0
+
+log = structlog.get_logger("jobs")
+
+
+class Webhooks:
+    """Delivers what the outbox owes.
+
+    Args:
+        store: where the outbox and the results are.
+        pool: arq's.
+        sender: makes the tries.
+    """
+
+    def __init__(self, store: Store, pool: ArqRedis, sender: WebhookSender) -> None:
+        self._store = store
+        self._pool = pool
+        self._sender = sender
+        self._busy: Counter[str] = Counter()
+        self._apps: set[str | None] = set()
+        self._news = asyncio.Event()
+
+    async def relay(self) -> None:
+        """Hand due entries to arq until cancelled."""
+        subscription = await self._store.subscribe({keys.channel_outbox(): self._on_due}, self._look_everywhere)
+        self._look_everywhere()
+        try:
+            while True:
+                try:
+                    await asyncio.wait_for(self._news.wait(), LOOK_S)
+                except TimeoutError:
+                    self._apps.add(None)
+                self._news.clear()
+                apps, self._apps = self._apps, set()
+                try:
+                    for app in {None} if None in apps else apps:
+                        await self.hand_on(app)
+                except (StoreError, RedisError, OSError) as error:
+                    log.warning("cannot hand webhooks on", error=str(error))
+        finally:
+            await subscription.close()
+
+    async def hand_on(self, app: str | None) -> int:
+        """Hand on what is due, of one app or of all; returns how many."""
+        due = await self._store.outbox.due(app, hold_s=HOLD_S)
+        for delivery in due:
+            await self._pool.enqueue_job(
+                "deliver_webhook",
+                *(delivery.app, delivery.request_id, delivery.url, delivery.tries, delivery.due_at_ms),
+                _job_id=f"webhook:{delivery.app}:{delivery.request_id}:{delivery.tries}",
+                _queue_name=QUEUE,
+            )
+        if len(due) >= 100:  # there may be more
+            self._notice(app)
+        return len(due)
+
+    async def deliver(self, delivery: WebhookDelivery, job_try: int) -> None:
+        """Make one try and write down how it ended.
+
+        Raises:
+            Retry: too many tries are under way against this host; the job comes again, later each time.
+        """
+        host = urlsplit(delivery.url).netloc
+        if self._busy[host] >= PER_HOST:
+            raise Retry(defer=min(30.0, 0.5 * 2 ** min(job_try, 8)) * random.uniform(0.5, 1.0))
+        self._busy[host] += 1
+        try:
+            await self._try(delivery, host)
+        finally:
+            self._busy[host] -= 1
+            if not self._busy[host]:
+                del self._busy[host]
+
+    async def _try(self, delivery: WebhookDelivery, host: str) -> None:
+        app, request_id, outbox = delivery.app, delivery.request_id, self._store.outbox
+        record = await self._store.requests.get(app, request_id)
+        if record is None:
+            log.warning("webhook given up", app=app, request=request_id, why="the result is gone")
+            await outbox.dead_letter(delivery)
+            return
+        ended = await self._sender.deliver(delivery.url, record, int(time.time()))
+        if ended.delivered:
+            await outbox.delivered(delivery)
+            return
+        delay = None if ended.final else delay_before_next(delivery.tries + 1)
+        if delay is None:
+            log.warning("webhook given up", app=app, request=request_id, host=host, why=ended.detail)
+            await outbox.dead_letter(delivery)
+            return
+        log.info("webhook failed", app=app, request=request_id, host=host, why=ended.detail, next_in=round(delay, 1))
+        await outbox.reschedule(delivery, delay)
+        asyncio.get_running_loop().call_later(delay + 0.05, self._notice, app)
+
+    def _on_due(self, payload: bytes) -> None:
+        self._notice(payload.decode())
+
+    def _look_everywhere(self) -> None:
+        self._notice(None)
+
+    def _notice(self, app: str | None) -> None:
+        self._apps.add(app)
+        self._news.set()
