@@ -34,6 +34,7 @@ from .leadership import Leadership
 from .logs import Logs
 from .outbox import Outbox
 from .requests import Requests
+from .scripts import load_into
 from .subscriptions import Subscriber, Subscription
 from .workers import Workers
 
@@ -122,6 +123,7 @@ class Store:
         """
         address = Address(url)
         redis = Redis(address)
+        redis.link.on_connect.append(lambda: load_into(redis))
         try:
             await redis.link.open(patience_s)
         except BaseException:

@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
             ConnectionLost: no reply came.
         """
         future = self._loop.create_future()
-        if self._transport is None or self._transport.is_closing():
+        if not self.alive:
             future.set_exception(ConnectionLost())
             return future
         self.write(packed)
@@ -162,6 +162,11 @@ class Connection(asyncio.Protocol):
         if self._watch is None:
             self._watch = self._loop.call_later(REPLY_TIMEOUT, self._check, self._replies)
         return future
+
+    @property
+    def alive(self) -> bool:
+        """Whether commands can still be sent."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def write(self, packed: bytes) -> None:
         """Queues a command that has no reply of its own."""
@@ -280,6 +285,8 @@ class Link:
                 await asyncio.sleep(random.uniform(0, delay))
                 delay = min(delay * 2, 2.0)
                 continue
+            if not connection.alive:  # lost again before we got to see it
+                continue
             self.connection = connection
             self._arrived.set()
             for callback in self.on_connect:
@@ -322,8 +329,11 @@ class Redis:
                     connection = await self.link.wait(max(left, 0))
                 reply = await connection.send(packed)
             except ConnectionLost:
-                if deadline is None:
-                    deadline = asyncio.get_running_loop().time() + patience
+                now = asyncio.get_running_loop().time()
+                deadline = deadline or now + patience
+                if now >= deadline:
+                    raise StoreUnavailable from None
+                await asyncio.sleep(0)  # the link has yet to notice
                 continue
             if type(reply) is hiredis.ReplyError and str(reply).startswith(_PASSING):
                 now = asyncio.get_running_loop().time()

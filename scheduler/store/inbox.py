@@ -17,7 +17,7 @@ import msgpack
 from . import keys
 from .blobs import BlobStore
 from .connection import Arg, Redis
-from .errors import InboxClosed
+from .errors import InboxClosed, StoreUnavailable
 from .outcomes import INLINE_BYTES, OVERDUE, headers_of, infrastructure_error, pack_outcome
 from .records import Claimed, Mode, Outcome
 from .requests import Requests
@@ -61,6 +61,7 @@ class Inbox:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._parked = False
         self._asking = False
+        self._asked_at = 0.0
         self._closed = False
         self._subscription: Subscription | None = None
 
@@ -96,7 +97,7 @@ class Inbox:
 
         Raises:
             InboxClosed: closed to new work, and nothing is held any more.
-            StoreUnavailable: Redis stayed away; call again.
+            StoreError: Redis refuses for good; while it only does not answer, this waits.
         """
         while True:
             if self._ready and self._may_hand_out():
@@ -107,7 +108,7 @@ class Inbox:
             if self._closed and not self._held:
                 self._wake(len(self._waiters))
                 raise InboxClosed
-            if not (self._parked or self._asking or self._closed or self._ready):
+            if not (self._parked or self._asking or self._closed or self._ready or self._solo):
                 await self._ask()
             else:
                 await self._wait()
@@ -141,7 +142,8 @@ class Inbox:
                 self._waiters.remove(waiter)
 
     def _poll(self, waiter: asyncio.Future[None]) -> None:
-        self._parked = False
+        if asyncio.get_running_loop().time() - self._asked_at >= POLL_S / 2:
+            self._parked = False
         if not waiter.done():
             waiter.set_result(None)
 
@@ -155,6 +157,7 @@ class Inbox:
     async def _ask(self) -> None:
         """Claims, and in the same write looks for leases that were given to us unheard."""
         self._asking, ticks = True, self._ticks
+        self._asked_at = asyncio.get_running_loop().time()
         try:
             held: list[Arg] = [f"{request_id} {attempt}" for request_id, attempt in self._held.items()]
             unheard, answer = await asyncio.gather(
@@ -170,6 +173,8 @@ class Inbox:
             )
             for message in (*unheard, answer):
                 self._take(message, ticks)
+        except StoreUnavailable:
+            self._parked = True  # until the next poll
         finally:
             self._asking = False
             self._wake()
@@ -214,7 +219,7 @@ class Inbox:
             solo == "1",
         )
         self._ready.append((claim, body_ref))
-        self._wake()
+        self._wake(2)  # one takes it; another, if there is one, asks for more or parks the worker again
 
     # --- ending ---------------------------------------------------------------------------------------------------
 

@@ -19,11 +19,11 @@ Mode = Literal["direct", "queued"]
 class RequestState(StrEnum):
     """Life of a request; the last three are terminal and final."""
 
-    IN_QUEUE = "IN_QUEUE"  # submit (gateway), retry (supervisor, reaper)
-    IN_PROGRESS = "IN_PROGRESS"  # claim (supervisor)
+    IN_QUEUE = "IN_QUEUE"  # submit (gateway), retry (supervisor, reaper), promote (scheduler)
+    IN_PROGRESS = "IN_PROGRESS"  # claim, finish (supervisor); submit (gateway) when it hands over to a parked worker
     COMPLETED = "COMPLETED"  # finish (supervisor): the app answered below 400
-    ERROR = "ERROR"  # finish (supervisor), fail_queued (scheduler), retry when attempts are used up
-    CANCELLED = "CANCELLED"  # cancel (gateway)
+    ERROR = "ERROR"  # finish, claim (supervisor), retry (supervisor, reaper), fail_queued, fail_waiting (scheduler)
+    CANCELLED = "CANCELLED"  # cancel, fail_waiting (gateway)
 
     @property
     def terminal(self) -> bool:

@@ -272,7 +272,7 @@ class Requests:
         return size
 
     async def append_output(self, claim: Claimed, kind: OutputKind, data: bytes) -> int:
-        """Stores one piece of a streamed answer and tells the gateway.
+        """Stores one piece of a streamed answer and tells the gateway; one piece after the other.
 
         Returns:
             Pieces that the gateway has not read yet, for back-pressure; -1 when the attempt was cancelled or

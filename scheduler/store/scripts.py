@@ -7,6 +7,7 @@ A script opens with a header that this file reads: ``-- MOVES`` (states it moves
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from pathlib import Path
@@ -123,3 +124,19 @@ def _key(name: str, scope: tuple[str, ...]) -> str:
 
 #: Every verb by name, loaded once.
 SCRIPTS: dict[str, Script] = {path.stem: Script(path.stem) for path in sorted(_FOLDER.glob("*.lua"))}
+
+
+def load_into(redis: Redis) -> None:
+    """Sends every script ahead of what follows on the connection, so that no verb has to be sent twice.
+
+    Loading what the server has already costs it nothing; the answers are of no interest.
+    """
+    connection = redis.link.connection
+    if connection is not None:
+        for script in SCRIPTS.values():
+            connection.send(pack(("SCRIPT", "LOAD", script.text))).add_done_callback(_heard)
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

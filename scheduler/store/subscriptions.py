@@ -115,9 +115,9 @@ class Subscriber:
     def _on_connect(self) -> None:
         if self._listeners:
             self._send(("SUBSCRIBE", *self._listeners))
-        for subscription in self._subscriptions:
+        for subscription in tuple(self._subscriptions):
             if subscription.on_reconnect is not None:
-                subscription.on_reconnect()
+                self._call(subscription.on_reconnect)
 
     def _on_push(self, reply: Any) -> bool:
         if type(reply) is not list:
@@ -125,10 +125,7 @@ class Subscriber:
         kind = reply[0]
         if kind == b"message":
             for listener in tuple(self._listeners.get(reply[1], ())):
-                try:
-                    listener(reply[2])
-                except Exception:  # noqa: BLE001 one listener's mistake must not deafen the others
-                    _log.exception("a listener of %s failed", reply[1].decode())
+                self._call(listener, reply[2])
             return True
         if kind == b"subscribe":
             waiter = self._confirmed.pop(reply[1], None)
@@ -137,6 +134,12 @@ class Subscriber:
             return True
         # a ping is answered by ["pong", ""] while subscribed and by PONG otherwise
         return bool(kind == b"unsubscribe")
+
+    def _call(self, listener: Callable[..., None], *args: bytes) -> None:
+        try:
+            listener(*args)
+        except Exception:  # noqa: BLE001 one listener's mistake must not deafen the others
+            _log.exception("a listener failed")
 
     async def _keep_pinging(self) -> None:
         while True:

@@ -10,9 +10,6 @@ if fit ~= 'ok' then
   return fit
 end
 local message = claim_next()
-if message then
-  redis.call('ZREM', parked, worker_id) -- the slot that waited is taken
-  return message
-end
+if message then return message end
 park()
 return 'empty'

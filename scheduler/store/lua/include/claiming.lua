@@ -29,6 +29,7 @@ local function take_from(queue)
       local attempt = (tonumber(r.attempt) or 0) + 1
       if r.start_deadline ~= '' then redis.call('ZREM', deadlines, id) end
       start_attempt(id, attempt, worker_id, lease_ms)
+      redis.call('ZREM', parked, worker_id) -- it asks or finishes again if it has more slots
       local parts = redis.call('HMGET', request_prefix .. id, 'call', 'body')
       return claim_message(id, attempt, r.mode, r.submitted_at, r.gateway, r.solo, parts[1], parts[2])
     end
