@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from fal._imports import LocalImports, Source
+from fal._imports import LocalImports, Source, entry_source
 from fal._problem import Problem
 from fal._spec import BundleFile
 
@@ -52,7 +52,7 @@ def search_roots(app_file: Path, start: Path | None = None) -> list[Path]:
     """
     folder = app_file.parent
     start = (start or Path.cwd()).resolve()
-    roots = [folder]
+    roots = [folder, entry_source(app_file).root]
     if folder.is_relative_to(start):
         roots.append(start)
     if (project := project_root(folder)) is not None:
@@ -93,7 +93,7 @@ def collect(
     """
     app_file = app_file.resolve()
     imports = LocalImports(roots if roots is not None else search_roots(app_file))
-    imports.follow(app_file)
+    imports.follow(entry_source(app_file))
     whole = [path for name in local_python_modules for path in _whole_module(name, imports)]
     context = (app_files_context_dir or app_file.parent).resolve()
     extra = list(_app_files(context, app_files, DEFAULT_IGNORE if app_files_ignore is None else app_files_ignore))

@@ -163,17 +163,21 @@ def server_url(host: str) -> str:
     Raises:
         Problem: it has another scheme than http(s), or no host.
     """
-    text = host.strip().rstrip("/")
+    text = host.strip()
     if "://" not in text:
         name = urlsplit(f"//{text}").hostname or ""
         text = f"{'http' if _is_this_machine(name) else 'https'}://{text}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
         raise Problem(
             f"{host!r} is not the address of a server.",
             next_step="give it as http://HOST:PORT or https://HOST, for example http://localhost:8000.",
         )
-    return text
+    return text.rstrip("/")
 
 
 def _is_this_machine(name: str) -> bool:

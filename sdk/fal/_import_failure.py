@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fal._imports import syntax_lines
 from fal._problem import Problem
 
 _HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def explain(error: BaseException, file: Path, requirements: Iterable[str] = ()) 
         requirements: pip lines that are known from elsewhere (pyproject.toml); those in the file are found there.
     """
     if isinstance(error, SyntaxError):
-        return Problem(f"{file.name} does not load: it is not valid Python.", detail=_syntax_lines(error))
+        return Problem(f"{file.name} does not load: it is not valid Python.", detail=syntax_lines(error))
     frames = user_frames(error.__traceback__)
     if isinstance(error, SystemExit):
         return Problem(
@@ -60,15 +61,6 @@ def explain(error: BaseException, file: Path, requirements: Iterable[str] = ()) 
     elif isinstance(error, ImportError) and "no known parent package" in str(error):
         step = "import it by its full name; the app's folder, the working folder and the project's are searched."
     return Problem(f"{file.name} does not load.", detail=[*frames, *last.splitlines()], next_step=step)
-
-
-def _syntax_lines(error: SyntaxError) -> list[str]:
-    lines = [f'File "{error.filename}", line {error.lineno}']
-    if error.text:
-        text = error.text.rstrip("\n")
-        column = max(0, (error.offset or 1) - 1 - (len(text) - len(text.lstrip())))
-        lines += [f"  {text.strip()}", f"  {' ' * column}^"]
-    return [*lines, f"{type(error).__name__}: {error.msg}"]
 
 
 def user_frames(trace: TracebackType | None) -> list[str]:

@@ -106,11 +106,19 @@ def parse(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
-        line = (error.text or "").rstrip()
-        detail = [f"{path}:{error.lineno}"] + ([f"  {line.strip()}"] if line else [])
-        raise Problem(f"{path.name} is not valid Python: {error.msg}.", detail=detail) from error
+        raise Problem(f"{path.name} does not load: it is not valid Python.", detail=syntax_lines(error)) from error
     except (OSError, ValueError) as error:
         raise Problem(f"{path} cannot be read as Python.", why=str(error)) from error
+
+
+def syntax_lines(error: SyntaxError) -> list[str]:
+    """Where the error is, as Python itself shows it."""
+    lines = [f'File "{error.filename}", line {error.lineno}']
+    if error.text:
+        text = error.text.rstrip("\n")
+        column = max(0, (error.offset or 1) - 1 - (len(text) - len(text.lstrip())))
+        lines += [f"  {text.strip()}", f"  {' ' * column}^"]
+    return [*lines, f"{type(error).__name__}: {error.msg}"]
 
 
 def imports_of(path: Path) -> list[Import]:
@@ -127,6 +135,17 @@ class Source:
     path: Path
     root: Path
     module: str
+
+
+def entry_source(file: Path) -> Source:
+    """An app's file as it is loaded, here and on the worker: a script in its folder, or, when it imports relatively,
+    a module of the package that it lies in."""
+    parts, folder = [file.stem], file.parent
+    if any(statement.level for statement in imports_of(file)):
+        while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+            parts.insert(0, folder.name)
+            folder = folder.parent
+    return Source(file, folder, ".".join(parts))
 
 
 @dataclass
@@ -146,10 +165,12 @@ class LocalImports:
     perhaps: set[str] = field(default_factory=set)
     _entry: Path | None = None
 
-    def follow(self, entry: Path) -> None:
+    def follow(self, entry: Source) -> None:
         """Take in the app's file and everything local that it leads to."""
-        self._entry = entry
-        self._take(Source(entry, entry.parent, entry.stem))
+        self._entry = entry.path
+        self._take(entry)
+        for package in list(self._locate(entry.module.rpartition(".")[0])) if "." in entry.module else []:
+            self._take(package)
 
     def follow_module(self, name: str) -> bool:
         """Take in a module or package by name; False when no root has it."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from fal._bundle import Bundle, collect, search_roots
 from fal._import_failure import explain, flat, names_requirement
+from fal._imports import entry_source
 from fal._problem import Problem, closest
 from fal._pyproject import NamedApp, app_names, find_pyproject, named_app
 from fal._settings import ATTRIBUTES, AppSettings
@@ -149,18 +150,21 @@ def _checked_name(name: Any, cls: type) -> str:
 
 
 def _run_file(file: Path, roots: Sequence[Path], settings: Mapping[str, Any]) -> ModuleType:
-    name = file.stem
-    if not name.isidentifier() or name in sys.modules or name in sys.stdlib_module_names:
+    entry = entry_source(file)
+    name, package = entry.module, entry.module.rpartition(".")[0]
+    if not package and (not name.isidentifier() or name in sys.modules or name in sys.stdlib_module_names):
         name = f"_fal_app_{re.sub(r'[^A-Za-z0-9_]', '_', file.stem)}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise LoadError(f"{file} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
-    # As a script would be: its own folder first; the project behind everything installed.
-    sys.path.insert(0, str(roots[0]))
-    sys.path += [str(root) for root in roots[1:] if str(root) not in sys.path]
-    sys.modules[name] = module
+    # As for a script: its own folder first, or that of its package; the project behind everything installed.
+    sys.path.insert(0, str(entry.root))
+    sys.path += [str(root) for root in roots if str(root) not in sys.path]
     try:
+        if package:
+            importlib.import_module(package)
+        sys.modules[name] = module
         spec.loader.exec_module(module)
     except KeyboardInterrupt:
         raise
@@ -173,46 +177,66 @@ def _run_file(file: Path, roots: Sequence[Path], settings: Mapping[str, Any]) ->
 
 
 def _find_app(module: ModuleType, file: Path, symbol: str | None) -> tuple[str, type]:
+    """The class that ``symbol`` names, else the only one; a served function stands for the app that serves it."""
+    found = {name: app for name, value in vars(module).items() if (app := _as_app(value)) is not None}
+    own = {name: app for name, app in found.items() if app.__module__ == module.__name__}
+    listing = f"apps in {file.name}: {', '.join(own or found)}." if found else f"{file.name} holds no fal.App."
+    if symbol is None:
+        if not own:
+            raise LoadError(f"There is no app in {file.name}.", why=listing, next_step=_write_an_app("MyApp"))
+        return _only(own, file)
+    if symbol in found:
+        return symbol, found[symbol]
+    what = f"{file.name} has no class {symbol!r}."
+    if hasattr(module, symbol):
+        what = f"{symbol!r} in {file.name} is not a fal.App but {_kind(getattr(module, symbol))}."
+    near = closest(symbol, found)
+    step = f"did you mean {file.name}::{near}?" if near else "name one of those." if found else _write_an_app(symbol)
+    raise LoadError(what, why=listing, next_step=step)
+
+
+def _as_app(value: Any) -> type | None:
     from fal.app import App
 
-    apps = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, App) and value is not App
-    }
-    own = {name: value for name, value in apps.items() if value.__module__ == module.__name__}
-    listing = f"apps in {file.name}: {', '.join(own or apps)}." if apps else f"{file.name} holds no fal.App."
-    if symbol is not None:
-        if symbol in apps:
-            return symbol, apps[symbol]
-        near = closest(symbol, apps)
-        what = f"{file.name} has no class {symbol!r}."
-        if hasattr(module, symbol):
-            what = f"{symbol!r} in {file.name} is not a fal.App but {_kind(getattr(module, symbol))}."
-        step = f"did you mean {file.name}::{near}?" if near else _write_an_app(symbol)
-        raise LoadError(what, why=listing, next_step=step if near or not apps else "name one of those.")
-    if not own:
-        raise LoadError(f"There is no app in {file.name}.", why=listing, next_step=_write_an_app("MyApp"))
-    return _only(own, file)
+    if isinstance(value, type):
+        return value if issubclass(value, App) and value is not App else None
+    functions = sys.modules.get("fal._functions")
+    if functions is None or not isinstance(value, functions.IsolatedFunction) or not value.serve:
+        return None
+    try:
+        app: type = value.as_app()
+    except (ValueError, TypeError) as error:
+        raise LoadError(str(error)) from error
+    return app
 
 
 def _only(apps: Mapping[str, type], file: Path) -> tuple[str, type]:
-    from fal._endpoints import collect as endpoints_of
-
-    served = {name: cls for name, cls in apps.items() if endpoints_of(cls)} or apps
     # A class that another one extends is its base, not a second app.
-    leaves = {n: c for n, c in served.items() if not any(o is not c and issubclass(o, c) for o in served.values())}
+    leaves = {n: c for n, c in apps.items() if not any(o is not c and issubclass(o, c) for o in apps.values())}
+    if len(leaves) > 1:
+        leaves = {name: cls for name, cls in leaves.items() if _has_endpoints(cls)} or leaves
     if len({id(cls) for cls in leaves.values()}) == 1:
         return next(iter(leaves.items()))
-    name = next(iter(apps))
     raise LoadError(
-        f"{file.name} has {len(leaves)} apps: {', '.join(leaves)}.", next_step=f"name one, as in {file.name}::{name}."
+        f"{file.name} has {len(leaves)} apps: {', '.join(leaves)}.",
+        next_step=f"name one, as in {file.name}::{next(iter(leaves))}.",
     )
+
+
+def _has_endpoints(cls: type) -> bool:
+    from fal._endpoints import collect as endpoints_of
+
+    try:
+        return bool(endpoints_of(cls))
+    except ValueError:  # said when this app is the one that was named
+        return True
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, type):
         return "a class that does not extend fal.App"
+    if type(value).__name__ == "IsolatedFunction":
+        return "a function without serve=True"
     return "a function" if callable(value) else f"a {type(value).__name__}"
 
 

@@ -76,6 +76,7 @@ def show(app: str, as_json: bool) -> None:
         return
     screen = Screen()
     screen.rule(str(content.get("app", app)))
+    content["runners"] = ", ".join(str(item.get("state")) for item in content.pop("workers", [])) or "asleep"
     for key, value in content.items():
         if key == "app":
             continue
@@ -84,14 +85,16 @@ def show(app: str, as_json: bool) -> None:
             for name, inner in value.items():
                 screen.parts((f"  {name:<24}", "dim"), (_plain(inner), ""))
         else:
-            shown = when(value) if key.endswith("_at_ms") else _plain(value)
-            screen.parts((f"{key.removesuffix('_ms').replace('_', ' '):<26}", "bold"), (shown, ""))
+            shown = when(value) if key.endswith("_at") else _plain(value)
+            screen.parts((f"{key.replace('_', ' '):<26}", "bold"), (shown, ""))
 
 
 def _plain(value: Any) -> str:
     import json
 
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 @command.command("list-rev")
@@ -114,7 +117,7 @@ def list_revisions(app: str, as_json: bool) -> None:
                 "→" if item.get("revision") == current else "",
                 item.get("revision"),
                 item.get("state"),
-                when(item.get("created_at_ms")),
+                when(item.get("created_at")),
                 item.get("message"),
                 str(item.get("error") or item.get("last_startup_error") or "").split("\n")[0],
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fal._loading import LoadedApp
@@ -17,6 +17,8 @@ from fal.cli.console import Screen
 
 #: Reconnects to a build's event stream before giving up; a gateway that restarts is back within seconds.
 _RECONNECTS = 10
+#: Seconds for the alias to follow a finished build.
+_POINT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Built:
     app: str
     revision: str
     urls: Mapping[str, Any]
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    auth: str
 
     def endpoint_urls(self, path: str) -> tuple[str, str]:
         """Where to POST to one endpoint: waiting for the result, and through the queue."""
@@ -73,7 +75,27 @@ class Delivery:
         self.app, revision = str(registered["app"]), str(registered["revision"])
         final = self._watch(self.app, revision)
         urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
-        return Built(self.app, revision, urls, final.get("notes") or {})
+        alias = self._wait_pointed(self.app, revision)
+        return Built(self.app, revision, urls, str(alias.get("auth") or loaded.spec.auth or "private"))
+
+    def _wait_pointed(self, app: str, revision: str) -> dict[str, Any]:
+        """The alias, once it points at the revision: a URL that is shown must answer."""
+        deadline = time.monotonic() + _POINT_SECONDS
+        alias: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            response = self.api.request("GET", self.api.app_path(app), allow=(404,))
+            if response.status_code == 200:
+                alias = response.json()
+                if alias.get("revision") == revision:
+                    return alias
+            time.sleep(0.05)
+        if not alias:
+            raise Problem(
+                f"{app} was built, but the server does not serve it.",
+                why=f"revision {revision} got no address within {_POINT_SECONDS:.0f} seconds.",
+                next_step="run the same command again; the operator finds more in the jobs service's log.",
+            )
+        return alias  # another deploy was faster
 
     def _watch(self, app: str, revision: str) -> dict[str, Any]:
         """Show the build's lines until its state is final."""

@@ -103,11 +103,13 @@ def clock(at: Any) -> str:
     return moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
 
 
-def when(milliseconds: Any) -> str:
-    """A moment (unix milliseconds) as local date and time; empty when unknown."""
-    if not isinstance(milliseconds, (int, float)):
+def when(at: Any) -> str:
+    """A moment (ISO 8601) as local date and time; empty when unknown."""
+    try:
+        moment = datetime.fromisoformat(str(at).replace("Z", "+00:00")).astimezone()
+    except (ValueError, OverflowError, OSError):
         return ""
-    return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M:%S")
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def print_json(value: Any) -> None:

@@ -12,12 +12,6 @@ import click
 from fal._spec import Auth
 from fal.cli.options import ignored_options, json_option
 
-_AUTH_MEANING = {
-    "public": "no key needed",
-    "private": "only the owner's keys may call it",
-    "shared": "any key of this server may call it",
-}
-
 
 @click.command("deploy")
 @click.argument("ref", metavar="[REF]", required=False)
@@ -76,7 +70,6 @@ def command(
         reset_scale=reset_scale or loaded.reset_scale,
         no_cache=no_cache,
     )
-    now = _existing(api, name) or {}
     if as_json:
         print_json(
             {
@@ -84,13 +77,13 @@ def command(
                 "app_name": name,
                 "status": "Deployed",
                 "app": built.app,
-                "auth": now.get("auth"),
+                "auth": built.auth,
                 "urls": dict(built.urls),
             }
         )
         return
     screen.tick("Deployed successfully")
-    _show(built, loaded, str(now.get("auth") or loaded.spec.auth or "private"), screen)
+    _show(built, loaded, screen)
     if known is not None and not (reset_scale or loaded.reset_scale):
         screen.note("Scaling settings were kept from the app as it was; --reset-scale takes them from the code.")
 
@@ -117,26 +110,13 @@ def _existing(api: Any, name: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else {}
 
 
-def _show(built: Any, loaded: Any, auth: str, screen: Any) -> None:
-    from fal.cli.example_call import curl_command, example_body
+def _show(built: Any, loaded: Any, screen: Any) -> None:
+    from fal.cli.summary import show_addresses, show_curl
 
-    endpoints = loaded.spec.endpoints
     screen.line()
     screen.rule(built.app)
-    screen.parts(("▸ Auth: ", "bold"), (auth, "bold"), (f" ({_AUTH_MEANING.get(auth, auth)})", "dim"))
-    screen.parts(("▸ API Endpoints", "bold"), (" (POST)", "dim"))
-    for endpoint in endpoints:
-        sync, queue = built.endpoint_urls(endpoint.path)
-        kind = "Socket" if endpoint.is_websocket else "Sync  "
-        screen.parts((f"  {kind} ", "dim"), (sync, "cyan"))
-        if not endpoint.is_websocket:
-            screen.parts(("  Async  ", "dim"), (queue, "cyan"))
+    show_addresses(screen, built, loaded)
     screen.parts(("▸ Revision ", "bold"), (built.revision, ""))
     screen.parts(("▸ Log ", "bold"), (f"fal logs {built.app.split('/')[-1]} --follow", ""))
     screen.rule()
-    for endpoint in endpoints:
-        if not endpoint.is_websocket:
-            url = built.endpoint_urls(endpoint.path)[0]
-            body = example_body(loaded.cls, endpoint.name)
-            screen.exact(f"  {curl_command(url, body, with_key=auth != 'public')}")
-            break
+    show_curl(screen, built, loaded)

@@ -51,7 +51,7 @@ def list_keys(as_json: bool) -> None:
             (
                 key.get("key_id"),
                 key.get("name"),
-                when(key.get("created_at_ms")),
+                when(key.get("created_at")),
                 "revoked" if key.get("revoked") else "",
             )
             for key in keys

@@ -14,7 +14,7 @@ from fal.cli.options import control_api, items_of, json_option
 
 follow_option = click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
 limit_option = click.option(
-    "--lines", "-n", "limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="How many at most."
+    "--lines", "-n", "limit", type=click.IntRange(1, 5000), default=1000, show_default=True, help="How many at most."
 )
 
 

@@ -18,11 +18,6 @@ import click
 from fal._spec import Auth
 from fal.cli.options import ignored_options
 
-_AUTH_MEANING = {
-    "public": "no key needed: whoever knows the URL can call it",
-    "private": "only you can call it, with your key",
-    "shared": "anybody with a key of this server can call it",
-}
 #: Tries to get a broken session back; a gateway that restarts is back within seconds.
 _RECONNECTS = 6
 
@@ -61,9 +56,11 @@ def command(
             check.stop()
         raise
     screen = Screen()
-    if auth is None:
-        screen.warning("`fal run` is public unless --auth says otherwise; the class's auth counts for `fal deploy`.")
     with _server(loaded, cpu_fallback, screen, check) as platform:
+        if auth is None:
+            screen.warning(
+                "this app is public unless --auth says otherwise; the class's own auth counts for `fal deploy`."
+            )
         _run(platform, loaded, screen, no_cache)
 
 
@@ -148,31 +145,21 @@ def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool) -> None:
 
 
 def _show(built: Any, loaded: Any, screen: Any) -> None:
-    from fal.cli.example_call import curl_command, example_body
+    from fal.cli.summary import show_addresses, show_curl
 
-    auth = loaded.spec.auth or "public"
-    endpoints = [endpoint for endpoint in loaded.spec.endpoints if not endpoint.is_websocket]
     screen.line()
-    screen.rule(f"Ephemeral App ({auth})")
-    screen.parts(("▸ Auth: ", "bold"), (auth, "bold"), (f" ({_AUTH_MEANING[auth]})", "dim"))
-    screen.parts(("▸ API Endpoints", "bold"), (" (POST)", "dim"))
-    for endpoint in endpoints:
-        sync, queue = built.endpoint_urls(endpoint.path)
-        screen.parts(("  Sync   ", "dim"), (sync, "cyan"))
-        screen.parts(("  Async  ", "dim"), (queue, "cyan"))
+    screen.rule(f"Ephemeral App ({built.auth})")
+    show_addresses(screen, built, loaded)
     screen.rule("Deleted when this command ends")
     screen.line()
     screen.exact(f"Access your exposed service at {built.urls['sync']}")
-    if endpoints:
-        first = endpoints[0]
-        body = example_body(loaded.cls, first.name)
-        screen.exact(f"  {curl_command(built.endpoint_urls(first.path)[0], body, with_key=auth != 'public')}")
+    show_curl(screen, built, loaded)
     screen.line()
     screen.line("Running; Ctrl-C removes the app. Its log:", "dim")
 
 
 def _follow(platform: _Platform, app: str, screen: Any) -> None:
-    """Show the app's log until the user interrupts.
+    """Show the app's log until the user interrupts; the open connection is what keeps the app alive.
 
     Raises:
         Problem: the app or its platform went away.
@@ -180,22 +167,22 @@ def _follow(platform: _Platform, app: str, screen: Any) -> None:
     from fal._problem import Problem
     from fal._server import StreamBroken
 
-    path = platform.api.app_path(app, "/session")
-    broken = 0
-    while broken < _RECONNECTS:
+    path, last, failures = platform.api.app_path(app, "/session"), "0", 0
+    while failures < _RECONNECTS and not (platform.embedded is not None and platform.embedded.ended):
         begun = time.monotonic()
         try:
-            for event in platform.api.events(path):
+            for event in platform.api.events(path, params={"after": last}):
                 if event.get("type") == "log":
+                    last = str(event.get("id", last))
                     screen.log(event)
         except StreamBroken:
             pass
         except Problem as problem:
-            if broken == 0 or problem.status == 404:
+            if problem.status in (401, 403, 404, 409):
                 raise _gone(platform, app) from problem
         # A session that held for a while was a good one: its end starts the count anew.
-        broken = 1 if time.monotonic() - begun > 10 else broken + 1
-        time.sleep(min(0.2 * 2**broken, 3.0))
+        failures = 1 if time.monotonic() - begun > 10 else failures + 1
+        time.sleep(min(0.1 * 2**failures, 3.0))
     raise _gone(platform, app)
 
 

@@ -48,7 +48,7 @@ def show_runners(app: str | None, as_json: bool) -> None:
                 item.get("host"),
                 item.get("in_flight"),
                 item.get("served"),
-                when(item.get("created_at_ms")),
+                when(item.get("created_at")),
                 _start(item),
             )
             for item in workers

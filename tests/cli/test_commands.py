@@ -1,0 +1,197 @@
+"""The commands that look after apps, as a user types them, against a server that answers."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Fal
+from tests.cli.control_server import KEY, ControlServer
+
+APP = {
+    "app": "tester/hello",
+    "revision": "rev1",
+    "auth": "private",
+    "ephemeral": False,
+    "scaling": {"keep_alive": 60, "min_concurrency": 0, "max_concurrency": 2},
+    "created_at": "2025-01-02T03:04:05+00:00",
+    "workers": [{"state": "IDLE"}],
+}
+
+
+@pytest.fixture
+def deployed(control: ControlServer) -> ControlServer:
+    control.apps["tester/hello"] = dict(APP)
+    control.apps["tester/1f2e"] = {**APP, "app": "tester/1f2e", "ephemeral": True}
+    return control
+
+
+def test_help_is_instant_and_names_every_command(fal: Fal, environ: dict[str, str]) -> None:
+    shown = fal("--help", environ=environ).stdout
+    for name in ["run", "deploy", "apps", "runners", "logs", "queue", "api", "keys", "profile", "doctor", "completion"]:
+        assert f"  {name} " in shown
+        assert fal(name, "--help", environ=environ).stdout.startswith(f"Usage: fal {name}")
+
+
+def test_help_imports_nothing_slow(fal: Fal, environ: dict[str, str]) -> None:
+    shown = fal("--help", environ=environ | {"PYTHONPROFILEIMPORTTIME": "1"}).stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in shown.splitlines()}
+    assert "click" in imported
+    assert not imported & {"httpx", "rich", "rich.console", "pydantic", "fastapi", "fal.app", "asyncio"}
+
+
+def test_version_and_unknown_commands(fal: Fal, environ: dict[str, str]) -> None:
+    assert fal("--version", environ=environ).stdout.startswith("fal ")
+    assert "did you mean `fal deploy`?" in fal("deplyo", environ=environ, code=2).stderr
+    assert "did you mean `fal run`?" in fal("app.py::X", environ=environ, code=2).stderr
+
+
+def test_apps_list_show_and_json(fal: Fal, deployed: ControlServer) -> None:
+    shown = fal("apps", "list").stdout
+    assert "tester/hello" in shown
+    assert "1f2e" not in shown
+    assert [app["app"] for app in json.loads(fal("apps", "list", "--all", "--json").stdout)] == list(deployed.apps)
+    shown = fal("apps", "show", "hello").stdout
+    assert all(part in shown for part in ("tester/hello", "rev1", "keep_alive", "IDLE"))
+    assert json.loads(fal("apps", "show", "tester/hello", "--json").stdout) == APP
+
+
+def test_an_unknown_app_is_one_clear_line(fal: Fal) -> None:
+    done = fal("apps", "show", "nope", code=1)
+    assert done.stderr == '✗ The server refused (404): There is no app "tester/nope".\n'
+    assert done.stdout == ""
+
+
+def test_revisions_and_rollback(fal: Fal, deployed: ControlServer) -> None:
+    shown = fal("apps", "list-rev", "hello").stdout
+    assert "→" in shown
+    assert "rev1" in shown
+    fal("apps", "set-rev", "hello", "rev0")
+    assert deployed.changes == [{"path": "/api/v1/apps/tester/hello/revision", "body": {"revision": "rev0"}}]
+
+
+def test_scale_sends_only_what_was_given(fal: Fal, deployed: ControlServer) -> None:
+    fal("apps", "scale", "hello", "--keep-alive", "300", "--max-concurrency", "4")
+    body = {"keep_alive": 300, "max_concurrency": 4}
+    assert deployed.changes == [{"path": "/api/v1/apps/tester/hello/scaling", "body": body}]
+    assert "Nothing to change" in fal("apps", "scale", "hello", code=1).stderr
+
+
+def test_delete(fal: Fal, deployed: ControlServer) -> None:
+    fal("apps", "delete", "hello")
+    assert deployed.deleted == ["tester/hello"]
+
+
+def test_runners(fal: Fal, deployed: ControlServer) -> None:
+    shown = fal("runners", "list", "hello").stdout
+    assert all(part in shown for part in ("w1", "IDLE", "setup 1.2s"))
+    assert json.loads(fal("apps", "runners", "hello", "--json").stdout)[0]["worker_id"] == "w1"
+
+
+def test_logs(fal: Fal, deployed: ControlServer) -> None:
+    deployed.session_log = [
+        {"at": 1735787045.5, "level": "info", "message": "one\ntwo", "worker_id": "w1"},
+        {"at": 1735787045.6, "level": "error", "message": "three", "worker_id": "w2"},
+    ]
+    lines = fal("logs", "hello").stdout.splitlines()
+    assert [line.split()[-1] for line in lines] == ["one", "two", "three"]
+    assert fal("logs", "hello", "--runner", "w2").stdout.split()[-1] == "three"
+    assert "one" not in fal("runners", "logs", "w2", "--app", "hello").stdout
+    entries = [json.loads(line) for line in fal("logs", "hello", "--json").stdout.splitlines()]
+    assert [entry["worker_id"] for entry in entries] == ["w1", "w2"]
+
+
+def test_queue(fal: Fal) -> None:
+    assert fal("queue", "size", "hello").stdout == "7\n"
+    assert "Dropped 7 waiting requests of tester/hello" in fal("queue", "flush", "hello").stdout
+
+
+def test_keys(fal: Fal, control: ControlServer) -> None:
+    assert "FAL_KEY='k2:s2'" in fal("keys", "create", "--name", "ci").stdout
+    assert json.loads(fal("keys", "create", "--json").stdout)["key"] == "k2:s2"
+    assert "revoked" in fal("keys", "list").stdout
+    fal("keys", "revoke", "k2:s2")
+    assert control.changes == [{"path": "/api/v1/keys/k2", "body": None}]
+
+
+def test_api_calls_through_the_queue(fal: Fal, deployed: ControlServer) -> None:
+    done = fal("api", "hello/images/up", "prompt=a rhino", "steps=4", "size[width]=512", "tags[]=a", "tags[]=b")
+    body = {"prompt": "a rhino", "steps": 4, "size": {"width": 512}, "tags": ["a", "b"]}
+    assert deployed.queued == [{"path": "/queue/tester/hello/images/up", "body": body}]
+    assert json.loads(done.stdout) == {"echo": body}
+    assert "from the app" in done.stderr
+    assert "COMPLETED" in done.stderr
+
+
+def test_api_shows_a_failed_request(fal: Fal, deployed: ControlServer) -> None:
+    done = fal("api", "tester/hello", "prompt=fail", code=1)
+    assert "The request failed (500): it broke" in done.stderr
+    assert "runner_server_error" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["prompt"], ["a=1", "a[b]=2"], ["--data", "{"], ["a=1", "--data", "{}"]])
+def test_api_with_arguments_that_cannot_be_meant(fal: Fal, deployed: ControlServer, arguments: list[str]) -> None:
+    fal("api", "hello", *arguments, code=1)
+    assert deployed.queued == []
+
+
+def test_profiles(fal: Fal, control: ControlServer, environ: dict[str, str]) -> None:
+    assert "No profiles" in fal("profile", "list", environ=environ).stdout
+    fal("profile", "set", "box", environ=environ)
+    fal("profile", "host", control.url, environ=environ)
+    fal("profile", "key", f"FAL_KEY='{KEY}'", environ=environ)
+    shown = json.loads(fal("profile", "list", "--json", environ=environ).stdout)
+    assert shown == [{"name": "box", "chosen": True, "host": control.url, "has_key": True}]
+    assert "No apps" in fal("apps", "list", environ=environ).stdout
+    fal("profile", "set", "other", environ=environ)
+    assert "No platform" in fal("apps", "list", environ=environ, code=1).stderr
+    fal("apps", "list", environ=environ | {"FAL_PROFILE": "box"})
+    assert "did you mean 'other'" in fal("profile", "delete", "othr", environ=environ, code=1).stderr
+    fal("profile", "delete", "box", environ=environ)
+    fal("profile", "unset", environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"FAL_KEY": "wrong:key"}, ["was refused (401)", "Invalid key", "keepwarm keys create"]),
+        ({"FAL_KEY": ""}, ["is missing (401)", "A key is needed"]),
+        ({"KEEPWARM_URL": "http://127.0.0.1:9"}, ["No server answers at http://127.0.0.1:9", "KEEPWARM_URL"]),
+        ({"KEEPWARM_URL": "ftp://x"}, ["'ftp://x' is not the address of a server"]),
+        ({"KEEPWARM_URL": ""}, ["No platform to talk to", "keepwarm up", "KEEPWARM_URL"]),
+    ],
+    ids=["wrong key", "no key", "nobody there", "no address", "nothing configured"],
+)
+def test_a_server_that_cannot_be_used(fal: Fal, known: dict[str, str], change: dict[str, str], says: list[str]) -> None:
+    done = fal("apps", "list", environ=known | change, code=1)
+    assert all(part in done.stderr for part in says), done.stderr
+
+
+def test_doctor(fal: Fal, known: dict[str, str]) -> None:
+    report = json.loads(fal("doctor", "--json").stdout)
+    assert report["healthy"]
+    assert "acts for 'tester'" in fal("doctor").stdout
+    done = fal("doctor", environ=known | {"FAL_KEY": "wrong:key"}, code=1)
+    assert "✗ key" in done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(fal: Fal, environ: dict[str, str], shell: str) -> None:
+    assert "_FAL_COMPLETE" in fal("completion", shell, environ=environ).stdout
+
+
+def test_a_machine_without_the_gpu_is_refused_quickly(fal: Fal, tmp_path: Path, environ: dict[str, str]) -> None:
+    (tmp_path / "app.py").write_text(
+        "import fal\nclass Big(fal.App):\n    machine_type = 'GPU-H9000'\n"
+        "    @fal.endpoint('/')\n    def run(self) -> int:\n        return 1\n"
+    )
+    begun = time.monotonic()
+    for command in ("run", "deploy"):
+        done = fal(command, "app.py::Big", environ=environ, code=1)
+        assert "✗ No host offers GPU-H9000. This host offers CPU types XS, S, M, L, XL." in done.stderr
+        assert "Next:" in done.stderr
+    assert time.monotonic() - begun < 30  # a bound for a hang; the time itself is a benchmark's business
+    assert not (Path(environ["HOME"]) / ".keepwarm" / "platform.json").exists()
