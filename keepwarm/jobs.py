@@ -117,9 +117,6 @@ class Jobs:
         self._pool = pool
         self._settings = settings
         self._sender = WebhookSender(load_or_create(settings.data_dir), allow_private=settings.allow_private_webhooks)
-        self._builds = Builds(store, pool, settings.builds)
-        self._webhooks = Webhooks(store, pool, self._sender)
-        self._stopping = asyncio.Event()
         self._build_worker = LeasedWorker(
             pool,
             jobs_builds.QUEUE,
@@ -138,6 +135,9 @@ class Jobs:
                 cron(self._evict, name="cron:evict", hour={3}, minute={17}, keep_result=0),
             ],
         )
+        self._builds = Builds(store, pool, settings.builds, self._build_worker.nudge)
+        self._webhooks = Webhooks(store, pool, self._sender, self._delivery_worker.nudge)
+        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
         """End ``run``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
@@ -44,12 +44,16 @@ class Builds:
         store: where requests, states and logs are.
         pool: arq's.
         settings: how this machine builds.
+        enqueued: called after a job was put into ``QUEUE``.
     """
 
-    def __init__(self, store: Store, pool: ArqRedis, settings: BuildSettings) -> None:
+    def __init__(
+        self, store: Store, pool: ArqRedis, settings: BuildSettings, enqueued: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._pool = pool
         self._settings = settings
+        self._enqueued = enqueued
 
     async def relay(self) -> None:
         """Hand build requests to arq until cancelled."""
@@ -57,6 +61,7 @@ class Builds:
             try:
                 tickets = await self._store.environments.take_build_requests()
                 handed_on = [ticket for ticket, key in tickets if await self._enqueue(key)]
+                self._enqueued()
                 await self._store.environments.ack_build_requests(handed_on)
                 if len(handed_on) == len(tickets):
                     continue

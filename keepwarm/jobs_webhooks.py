@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import structlog
@@ -38,12 +39,16 @@ class Webhooks:
         store: where the outbox and the results are.
         pool: arq's.
         sender: makes the tries.
+        enqueued: called after jobs were put into ``QUEUE``.
     """
 
-    def __init__(self, store: Store, pool: ArqRedis, sender: WebhookSender) -> None:
+    def __init__(
+        self, store: Store, pool: ArqRedis, sender: WebhookSender, enqueued: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._pool = pool
         self._sender = sender
+        self._enqueued = enqueued
         self._busy: Counter[str] = Counter()
         self._apps: set[str | None] = set()
         self._news = asyncio.Event()
@@ -78,6 +83,8 @@ class Webhooks:
                 _job_id=f"webhook:{delivery.app}:{delivery.request_id}:{delivery.tries}",
                 _queue_name=QUEUE,
             )
+        if due:
+            self._enqueued()
         if len(due) >= 100:  # there may be more
             self._notice(app)
         return len(due)

@@ -22,8 +22,8 @@ from redis.exceptions import RedisError
 #: Seconds after which a job whose process is gone runs again, and between renewals of a living one's mark.
 LEASE_S = 15.0
 RENEW_S = 4.0
-#: Seconds between two looks for due jobs.
-POLL_S = 0.1
+#: Seconds between two looks for due jobs; those enqueued in this process are looked at at once.
+POLL_S = 0.5
 
 log = structlog.get_logger("jobs")
 
@@ -87,6 +87,19 @@ class LeasedWorker(Worker):
             log_results=False,
         )
         self.in_progress_timeout_s = LEASE_S
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        """A job was enqueued: look now instead of at the next poll."""
+        self._nudged.set()
+
+    async def main(self) -> None:
+        """arq's loop, which sleeps between polls whatever happens, with an end to the sleep."""
+        while True:
+            self._nudged.clear()
+            await self._poll_iteration()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._nudged.wait(), self.poll_delay_s)
 
     async def work(self) -> None:
         """Run jobs until cancelled; a Redis that goes away is waited for."""
