@@ -108,7 +108,7 @@ class _Build:
         for note in self.asked.notes:
             self.log.say(note)
         self.limits.check_disk()
-        interpreter = await find_interpreter(self.spec.python_version, self.settings.child_environment)
+        interpreter = await find_interpreter(self.spec.python_version, self.settings)
         self.log.say(f"Building environment {self.key[:12]} with Python {self.spec.python_version} ({interpreter})")
         failures: list[BuildError] = []
         for attempt in await self._attempts():

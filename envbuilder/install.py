@@ -102,7 +102,7 @@ async def install_layers(site: Site, asked: Asked, attempt: Attempt) -> None:
         lines = [wanted.text for wanted in layer.wanted] + (list(runtime) if number == 1 else [])
         listing = site.work / f"layer-{number}.txt"
         listing.write_text("\n".join(lines) + "\n")
-        arguments = _install_arguments(site, layer, attempt, listing, constraints)
+        arguments = _install_arguments(site, asked, layer, attempt, listing, constraints)
         environment = site.environment | _index_variables(layer, site.settings)
         finished = await site.uv("The install", *arguments, environment=environment)
         if finished.status != 0:
@@ -115,8 +115,14 @@ def runtime_requirements(asked: Asked) -> tuple[str, ...]:
     return tuple(line for name, line in zip(RUNTIME_NAMES, RUNTIME_REQUIREMENTS, strict=True) if name not in named)
 
 
+def exempt_from_date(asked: Asked) -> tuple[str, ...]:
+    """The runner's packages and theirs, less what the user names: that keeps its date."""
+    named = {wanted.name for wanted in asked.wanted}
+    return tuple(name for name in (*RUNTIME_NAMES, *_RUNTIME_DEPENDENCIES.split()) if name not in named)
+
+
 def _install_arguments(
-    site: Site, layer: Layer, attempt: Attempt, listing: Path, constraints: Path | None
+    site: Site, asked: Asked, layer: Layer, attempt: Attempt, listing: Path, constraints: Path | None
 ) -> list[str]:
     settings = site.settings
     arguments = ["pip", "install", "--python", str(site.python), "--link-mode", link_mode(settings)]
@@ -131,9 +137,8 @@ def _install_arguments(
         arguments += ["--torch-backend", settings.torch_backend]
     if attempt.exclude_newer is not None:
         arguments += ["--exclude-newer", attempt.exclude_newer]
-    if attempt.runtime_may_be_newer:
-        for name in (*RUNTIME_NAMES, *_RUNTIME_DEPENDENCIES.split()):
-            arguments += ["--exclude-newer-package", f"{name}={_NO_CUTOFF}"]
+    for name in exempt_from_date(asked) if attempt.runtime_may_be_newer else ():
+        arguments += ["--exclude-newer-package", f"{name}={_NO_CUTOFF}"]
     return arguments
 
 

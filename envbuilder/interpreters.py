@@ -13,12 +13,13 @@ from pathlib import Path
 import uv
 
 from envbuilder.errors import BadRequirement, NoInterpreter
+from envbuilder.settings import BuildSettings
 
 #: The oldest minor version that the process inside the environment supports.
 OLDEST = (3, 10)
 
 
-async def find_interpreter(python_version: str, environment: Mapping[str, str]) -> Path:
+async def find_interpreter(python_version: str, settings: BuildSettings) -> Path:
     """Path of an interpreter of ``python_version`` (``"3.11"``; a patch release may follow).
 
     Raises:
@@ -35,7 +36,7 @@ async def find_interpreter(python_version: str, environment: Mapping[str, str]) 
     own = ".".join(str(part) for part in sys.version_info[: 3 if match[3] else 2])
     if match[0] == own and (base := _own_interpreter()) is not None:
         return base
-    search = _without_shims(environment)
+    search = _without_shims(settings.child_environment) | {"UV_CACHE_DIR": str(settings.uv_cache)}
     found = await _uv(search, "python", "find", "--system", python_version.strip())
     if found:
         return Path(found.strip())

@@ -97,13 +97,14 @@ def first_met(files: Sequence[dict[str, Any]], wanted: Wanted, python: tuple[int
     tags = {*cpython_tags(python, platforms=platforms), *compatible_tags(python, platforms=platforms)}
     wheels: list[datetime] = []
     others: list[datetime] = []
-    pinned = True if wanted.exact_version else None  # a pin may be a pre-release or yanked; a range means neither
+    pinned = wanted.exact_version is not None  # a pin may be a pre-release or yanked; a range means neither
+    unfinished = pinned or bool(wanted.specifier.prereleases)
     for file in files:
         version, wheel_tags = _release(str(file.get("filename", "")))
         moment = _moment(file.get("upload-time"))
         if moment is None or version is None or (file.get("yanked") and not pinned):
             continue
-        if wanted.specifier.contains(version, prereleases=pinned):
+        if wanted.specifier.contains(version, prereleases=unfinished):
             (wheels if wheel_tags & tags else others).append(moment)
     return min(wheels or others, default=None)
 

@@ -89,7 +89,7 @@ def write_mark(environment: Environment) -> None:
     raw = asdict(replace(environment, cached=False)) | {"format": _FORMAT, "venv": environment.path.name}
     for derived in ("path", "python", "cached"):
         del raw[derived]
-    new = folder / f".{_MARK}.{os.getpid()}"
+    new = folder / f".{_MARK}.new"
     with new.open("w") as file:
         json.dump(raw, file, indent=1)
         file.flush()
