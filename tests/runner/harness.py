@@ -88,8 +88,8 @@ class Runner:
     ) -> None:
         self.send(Request(id, 1, method, path, query, list(headers), body, BASE_URL, stream))
 
-    def call(self, body: bytes = b"", path: str = "/", **options: Any) -> Response:
-        self.request("r1", body, path, **options)
+    def call(self, body: bytes = b"", path: str = "/", *, id: str = "r1", **options: Any) -> Response:
+        self.request(id, body, path, **options)
         return self.expect(Response)
 
     def wait(self, timeout: float = 20.0) -> int:

@@ -1,69 +1,15 @@
-"""``python -m fal._runner --fd N``: the process inside the user's environment that runs one app.
-
-Owns the order in which things exist. Everything else is in ``life``.
-"""
+"""``python -m fal._runner --fd N``: runs one app; ``N`` is the inherited end of a socketpair to the supervisor."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 
-if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [os.getcwd()]:
-    # `-m` puts the working directory first; a bundle with a file called socket.py must not reach this process's start.
-    del sys.path[0]
-
-import faulthandler
-import socket
-
-from fal._runner.channel import Channel
-from fal._runner.life import EXIT_OK, Life, python_version
-from fal._runner.output import Output
-from fal._runner.protocol import PROTOCOL_VERSION, Hello, Log, Message, Start
-
-
-class _Process:
-    def __init__(self, fd: int) -> None:
-        self.life: Life | None = None
-        self.channel = Channel(socket.socket(fileno=fd), self._receive, self._lost)
-        self.output = Output(self._log, lambda: self.channel.is_foreign)
-
-    def _log(self, level: str, message: str, at: float, request_id: str | None) -> None:
-        self.channel.send(Log(level, message, at, request_id))
-
-    def _receive(self, message: Message) -> None:
-        if self.life is not None:
-            self.life.receive(message)
-
-    def _lost(self) -> None:
-        if self.life is not None:
-            self.life.lost()
-
-    def run(self) -> int:
-        self.channel.send(Hello(PROTOCOL_VERSION, python_version(), os.getpid()))
-        first = self.channel.wait_for_first()
-        if first is None:
-            return EXIT_OK
-        if not isinstance(first, Start):
-            raise SystemExit(f"the first message must be start, not {first.tag}")
-        self.output.install()
-        faulthandler.enable(file=2)  # a crash in native code leaves its Python traceback on the raw pipe
-        self.channel.watch()
-        self.life = Life(first, self.channel, self.output)
-        code = self.life.run()
-        self.channel.drain()
-        return code
-
-
-def main(arguments: list[str]) -> int:
-    """Run one app; returns the exit code."""
-    if len(arguments) != 2 or arguments[0] != "--fd" or not arguments[1].isdigit():
-        raise SystemExit("usage: python -m fal._runner --fd N (started by the platform, not by hand)")
-    return _Process(int(arguments[1])).run()
-
-
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    # An ordinary exit would first wait for threads of user code, which may never end.
-    atexit._run_exitfuncs()
-    os._exit(code)
+    sdk = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if sys.path[:1] == [os.getcwd()] != [sdk]:
+        # `-m` puts the working directory first; a file called socket.py there must not reach this process's start.
+        del sys.path[0]
+    from fal._runner.process import main
+
+    main(sys.argv[1:])

@@ -70,10 +70,10 @@ class Exchange:
     # --- the two callables that the ASGI app gets ---------------------------------------------------------------------
 
     async def receive(self) -> ASGIMessage:
-        if not self._body_read:
-            self._body_read = True
-            return {"type": "http.request", "body": self.request.body, "more_body": False}
         if not self.cancelled:
+            if not self._body_read:
+                self._body_read = True
+                return {"type": "http.request", "body": self.request.body, "more_body": False}
             if self._gone is None:
                 self._gone = asyncio.Event()
             await self._gone.wait()
