@@ -54,6 +54,7 @@ def Hidden(field: Any) -> Any:  # noqa: N802 - fal's public name
     extra = dict(field.json_schema_extra or {})
     extra["ui"] = {**extra.get("ui", {}), "hidden": True}
     field.json_schema_extra = extra
+    field._attributes_set["json_schema_extra"] = extra  # what pydantic copies when it builds the model
     return field
 
 

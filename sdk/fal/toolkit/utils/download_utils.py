@@ -120,9 +120,9 @@ def clone_repository(
         parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}."))
         try:
-            _git("clone", "--recursive", https_url, str(work / "repo"))
+            _git(work, "clone", "--recursive", https_url, "repo")
             if commit_hash is not None:
-                _git("-C", str(work / "repo"), "checkout", "--recurse-submodules", commit_hash)
+                _git(work / "repo", "checkout", "--recurse-submodules", commit_hash)
             if target.is_dir():
                 os.replace(target, work / "old")
             os.replace(work / "repo", target)
@@ -133,10 +133,10 @@ def clone_repository(
     return target
 
 
-def _git(*arguments: str) -> None:
+def _git(folder: Path, *arguments: str) -> None:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
     try:
-        subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, env=environment)
+        subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, env=environment)
     except FileNotFoundError as error:
         raise DownloadError("git is not installed on this host") from error
     except subprocess.CalledProcessError as error:
