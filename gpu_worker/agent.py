@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from gpu_worker.inventory import local_host
 from gpu_worker.leftovers import Leftovers, supervisor_command
 from gpu_worker.preparation import CannotStart, EnvironmentMissing, prepare
 from gpu_worker.settings import AgentSettings
+from gpu_worker.worker_life import EXIT_STORE_AWAY
 from scheduler.store import Store, keys
 from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.records import LogEntry, WorkerRecord, WorkerState
@@ -172,12 +174,13 @@ class HostAgent:
         if code == 0:
             self._drop(worker)
             return
-        ended = process_tree.describe_exit(code)
-        reason = f"its supervisor ended with {ended}"
+        shutil.rmtree(self._settings.data_dir / "incoming" / worker.worker_id, ignore_errors=True)
+        reason = f"its supervisor ended with {process_tree.describe_exit(code)}"
         while True:
             try:
                 record = await self._store.workers.get(worker.app, worker.worker_id)
-                if record is not None and record.state in (WorkerState.PENDING, WorkerState.SETUP):
+                starting = record is not None and record.state in (WorkerState.PENDING, WorkerState.SETUP)
+                if starting and code != EXIT_STORE_AWAY:
                     entry = LogEntry("", time.time(), "ERROR", f"The app did not start: {reason}", worker.worker_id)
                     await self._store.logs.append(worker.app, [entry])
                     await self._store.apps.startup_failed(worker.app, worker.revision, reason)

@@ -16,6 +16,7 @@ class Assignment:
     """One worker to be. Times in seconds; ``ordered_at`` is on this machine's monotonic clock.
 
     Args:
+        parent_pid: who starts the supervisor, which does not outlive it for long.
         python: interpreter of the app's environment.
         environment_dir: folder of that environment, shown to the runner as ``VIRTUAL_ENV``.
         bundle_dir: the app's files; the runner's working directory.
@@ -43,6 +44,7 @@ class Assignment:
     entry_file: str
     class_name: str
     ordered_at: float
+    parent_pid: int
     gpu_ids: tuple[int, ...] = ()
     cpu_fallback_for: str | None = None
     max_multiplexing: int = 1

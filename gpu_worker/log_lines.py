@@ -83,6 +83,12 @@ class LogLines:
                     self._schedule(1.0)
                     return
 
+    def flush_soon(self) -> None:
+        """Store what waits without waiting for it: the store has just become reachable."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._flush_later()
+
     def _push(self, level: str, message: str, at: float, request_id: str | None) -> None:
         self._waiting.append(LogEntry("", at, level, message, self._worker_id, request_id))
         if len(self._waiting) > BACKLOG:

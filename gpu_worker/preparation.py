@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -85,6 +86,7 @@ def _assignment(
         entry_file=spec.entry_file,
         class_name=spec.class_name,
         ordered_at=began,
+        parent_pid=os.getpid(),
         max_multiplexing=spec.max_multiplexing,
         request_timeout=spec.request_timeout,
         startup_timeout=spec.startup_timeout,

@@ -94,6 +94,7 @@ class RunnerTalk:
     def attach(self, store: Store) -> None:
         """From now on log lines and files have somewhere to go."""
         self._store = store
+        self.logs.flush_soon()
 
     def send(self, message: Message) -> None:
         """Tell the runner; dropped when it has ended.

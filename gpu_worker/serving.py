@@ -153,6 +153,9 @@ class Serving:
                 claim = await self._inbox.next()
             except InboxClosed:
                 return
+            except StoreUnavailable:
+                await asyncio.sleep(0.2)
+                continue
             await self._attempt(claim)
 
     async def _attempt(self, claim: Claimed) -> None:
@@ -191,7 +194,7 @@ class Serving:
                     claim.attempt,
                     claim.method,
                     claim.path,
-                    claim.query.encode("latin-1"),
+                    claim.query.encode(),
                     headers,
                     claim.body,
                     claim.base_url,

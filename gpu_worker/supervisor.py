@@ -5,6 +5,7 @@ Starts the runner before it imports anything heavy, so that the two processes co
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -22,6 +23,8 @@ def main() -> int:
     process_tree.die_with_parent(signal.SIGTERM)
     process_tree.adopt_orphans()
     assignment = Assignment.from_json(sys.stdin.buffer.read())
+    if os.getppid() != assignment.parent_pid:
+        return EXIT_NO_RUNNER  # the agent died before the kernel knew that we want to hear of it
     try:
         runner = RunnerProcess.start(assignment)
     except OSError as error:

@@ -27,6 +27,8 @@ from scheduler.store import Inbox, Store
 from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.records import WorkerState
 
+#: Exit status when the store could not be reached or could not be told how the worker ended.
+EXIT_STORE_AWAY = 5
 LEASE_MS = 30_000
 #: A quarter of the lease, so that three heartbeats may fail before anybody else takes over.
 HEARTBEAT_SECONDS = LEASE_MS / 4 / 1000
@@ -62,21 +64,25 @@ class Worker:
         self._serving: Serving | None = None
 
     async def run(self) -> int:
-        """Live. Returns the exit status: 0, or 1 when the store could not be told how it ended."""
+        """Live. Returns the exit status: 0, or EXIT_STORE_AWAY when the store could not be told how it ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop, "drain", "its host stops")
-        await self._talk.begin(self._start_message())
         try:
+            await self._talk.begin(self._start_message())
             store = await Store.connect(self._a.redis_url, Path(self._a.data_dir))
+            try:
+                await self._live(store)
+                await self._report_end(store)
+                return 0
+            finally:
+                await store.close()
         except StoreError as error:
+            # The host's agent tells the store once it answers; leases run out meanwhile.
             print(f"worker {self._a.worker_id}: {error}", file=sys.stderr, flush=True)
+            return EXIT_STORE_AWAY
+        finally:
             self._runner.kill()
             process_tree.kill_descendants()
-            return 1
-        try:
-            return await self._live(store)
-        finally:
-            await store.close()
 
     def stop(self, how: Stop, why: str) -> None:
         """``drain``: take nothing new, finish within the grace, leave. ``kill``: end the runner now.
@@ -94,7 +100,7 @@ class Worker:
 
     # --- the whole, step by step --------------------------------------------------------------------------------------
 
-    async def _live(self, store: Store) -> int:
+    async def _live(self, store: Store) -> None:
         self._talk.attach(store)
         inbox = await store.open_inbox(self._a.app, self._a.worker_id, self._a.revision, lease_ms=LEASE_MS)
         inbox.stop_requested = self._stop_ordered
@@ -117,7 +123,6 @@ class Worker:
             self._runner.kill()
             process_tree.kill_descendants()
             shutil.rmtree(self._a.files_dir, ignore_errors=True)
-        return 0 if await self._report_end(store) else 1
 
     async def _start(self, store: Store) -> bool:
         """Wait for the runner to be ready; False when it will not be."""
@@ -162,6 +167,7 @@ class Worker:
 
     async def _start_failed(self, store: Store, error: str, details: str) -> None:
         self.stop("kill", error)
+        self._why = error  # the runner's exit may have been seen first; this says more
         for line in details.splitlines():
             self._talk.logs.add("ERROR", line)
         self._talk.logs.add("ERROR", f"The app did not start: {error}")
@@ -182,7 +188,10 @@ class Worker:
             if not working.done():
                 self._runner.kill()
                 await asyncio.wait({working})
-        working.result()
+        try:
+            working.result()
+        except* StoreError as refused:
+            raise refused.exceptions[0] from None
 
     async def _drain(self, store: Store, working: asyncio.Task[None]) -> None:
         with contextlib.suppress(StoreUnavailable):
@@ -204,16 +213,12 @@ class Worker:
             self._runner.kill()
             await asyncio.wait({self._talk.exited}, timeout=TEARDOWN_SECONDS)
 
-    async def _report_end(self, store: Store) -> bool:
-        """Whether the store knows of the end; if not, the host's agent and the missing beat will say so."""
-        with contextlib.suppress(StoreError):
-            await self._talk.logs.flush()
-            why = self._why or "its runner ended"
-            if self._ordered and (record := await store.workers.get(self._a.app, self._a.worker_id)) is not None:
-                why = record.reason or why  # who gave the order knows better
-            await store.workers.remove(self._a.app, self._a.worker_id, why)
-            return True
-        return False
+    async def _report_end(self, store: Store) -> None:
+        await self._talk.logs.flush()
+        why = self._why or "its runner ended"
+        if self._ordered and (record := await store.workers.get(self._a.app, self._a.worker_id)) is not None:
+            why = record.reason or why  # who gave the order knows better
+        await store.workers.remove(self._a.app, self._a.worker_id, why)
 
     # --- duties beside requests ---------------------------------------------------------------------------------------
 

@@ -126,7 +126,12 @@ class Stage:
     async def start_ready(self, app: str) -> WorkerRecord:
         """The same, waiting until it takes requests."""
         worker = await self.start(app)
-        return await self.reaches(worker, WorkerState.IDLE)
+
+        async def was_ready() -> bool:
+            return (await self.worker(worker)).ready_at_ms is not None
+
+        await await_until(was_ready, f"worker {worker.worker_id} has become ready", interval=0.02)
+        return worker
 
     async def worker(self, worker: WorkerRecord) -> WorkerRecord:
         record = await self.store.workers.get(worker.app, worker.worker_id)

@@ -48,6 +48,7 @@ def assignment(tmp_path: Path) -> Assignment:
         entry_file="app.py",
         class_name="App",
         ordered_at=0.0,
+        parent_pid=os.getpid(),
         passed_environ=passed_environ(HOST, ("HF_HOME", "HF_HUB_OFFLINE", "KEEPWARM_REDIS_URL")),
     )
 
