@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -43,6 +44,8 @@ class ControlApi:
             trust_env=not target.on_loopback or target.url.startswith("https:"),
         )
         self._owner: str | None = None
+        #: The server's clock (unix seconds) at its last answer; None until it has told one.
+        self.server_time: float | None = None
 
     def close(self) -> None:
         self._http.close()
@@ -53,6 +56,9 @@ class ControlApi:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+        if date := response.headers.get("date"):
+            with suppress(ValueError, TypeError):
+                self.server_time = parsedate_to_datetime(date).timestamp()
         if response.is_error and response.status_code not in allow:
             raise self.refusal(response)
         return response

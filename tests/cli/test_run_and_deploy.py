@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,10 +41,16 @@ class Greeter(fal.App):
         return {}
 """
 BUILD = [
-    {"type": "log", "message": "Resolved 12 packages", "at": 1735787045.5},
-    {"type": "log", "message": "Installed 12 packages", "at": 1735787046.5},
+    {"type": "log", "message": "Resolved 12 packages", "at": time.time() + 3600},
+    {"type": "log", "message": "Installed 12 packages", "at": time.time() + 3601},
 ]
-READY = {"type": "state", "state": "READY", "error": None, "notes": {"resolved_as_of": "2024-06-10"}}
+READY_NOTES = {"resolved": "as of the pins 2024-06-10", "size": 7}
+READY = {"type": "state", "state": "READY", "error": None, "notes": READY_NOTES}
+    "type": "state",
+    "state": "READY",
+    "error": None,
+    "notes": {"resolved": "as of the pins 2024-06-10", "size": 7},
+}
 URL = "tester/0c6f8a3e-1111-4222-8333-444455556666"
 
 
@@ -111,6 +118,7 @@ def test_run_until_a_signal(control: ControlServer, start: Callable[..., Process
     control.session_log = [{"id": "1-0", "at": 1735787047.0, "level": "stdout", "message": "call 1: shown to me"}]
     running = start("run", "app.py::Greeter")
     running.wait_for("call 1: shown to me")
+    running.wait_for("runner w1 is ready after 1.4 s (fork 0.1, setup 1.2)")
     assert running.end(number) == 0, running.output
     base = f"{control.url}/{URL}"
     assert f"Access your exposed service at {base}" in running.lines
@@ -141,6 +149,19 @@ def test_what_is_sent(control: ControlServer, start: Callable[..., Process], tmp
     assert '-H "Authorization: Key $FAL_KEY"' in again.output
     assert "public unless" not in again.output
     assert "--env has no meaning here" in again.output
+
+
+def test_lines_of_an_earlier_build_are_held_back(
+    control: ControlServer, fal: Fal, start: Callable[..., Process]
+) -> None:
+    """A cached environment's log from last week was shown as if it were being built again."""
+    control.build = [{**line, "at": 1735787045.5} for line in BUILD]
+    control.build.append(READY)
+    shown = fal("deploy", "app.py").stdout
+    assert "Resolved 12" not in shown
+    assert "Build complete (built before)" in shown
+    control.build[-1] = {"type": "state", "state": "FAILED", "error": "no such package"}
+    assert "Resolved 12" in fal("deploy", "app.py", code=1).stdout
 
 
 def test_only_missing_files_are_sent(control: ControlServer, fal: Fal, start: Callable[..., Process]) -> None:
@@ -206,7 +227,7 @@ def test_deploy(control: ControlServer, fal: Fal, start: Callable[..., Process])
         "Deploying 'Greeter' as app 'greeter'",
         "First deploy",
         "Resolved 12",
-        "resolved as of: 2024-06-10",
+        "Versions resolved as of the pins 2024-06-10",
         "✓ Build complete",
         "✓ Deployed successfully",
         "tester/greeter",

@@ -73,7 +73,7 @@ class Delivery:
             no_cache=no_cache,
         )
         self.app, revision = str(registered["app"]), str(registered["revision"])
-        final = self._watch(self.app, revision)
+        final = self._watch(self.app, revision, self.api.server_time or time.time())
         urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
         alias = self._wait_pointed(self.app, revision)
         return Built(self.app, revision, urls, str(alias.get("auth") or loaded.spec.auth or "private"))
@@ -97,24 +97,22 @@ class Delivery:
             )
         return alias  # another deploy was faster
 
-    def _watch(self, app: str, revision: str) -> dict[str, Any]:
-        """Show the build's lines until its state is final."""
+    def _watch(self, app: str, revision: str, asked_at: float) -> dict[str, Any]:
+        """Show the build's lines until its state is final; lines of a build that was made earlier are held back."""
         self.screen.line("Building environment...", "bold")
         begun = time.monotonic()
-        shown = 0
-        lines: list[str] = []
+        lines: list[dict[str, Any]] = []
         for attempt in range(_RECONNECTS):
             seen = 0
             try:
                 for event in self.api.build_events(app, revision):
-                    if event.get("type") == "log":
-                        seen += 1
-                        if seen > shown:  # a new connection tells the story from the beginning
-                            shown = seen
-                            lines.append(str(event.get("message", "")))
+                    if event.get("type") == "state":
+                        return self._finished(event, time.monotonic() - begun, lines, asked_at)
+                    seen += event.get("type") == "log"
+                    if event.get("type") == "log" and seen > len(lines):  # a new connection begins at the beginning
+                        lines.append(event)
+                        if not _is_old(event, asked_at):
                             self.screen.log(event)
-                    elif event.get("type") == "state":
-                        return self._finished(event, time.monotonic() - begun, lines)
             except StreamBroken:
                 pass
             time.sleep(min(0.2 * 2**attempt, 3.0))
@@ -123,19 +121,47 @@ class Delivery:
             next_step="run the same command again: what is built already is kept.",
         )
 
-    def _finished(self, event: dict[str, Any], seconds: float, lines: list[str]) -> dict[str, Any]:
+    def _finished(
+        self, event: dict[str, Any], seconds: float, lines: list[dict[str, Any]], asked_at: float
+    ) -> dict[str, Any]:
         if event.get("state") != "READY":
-            error = str(event.get("error") or "the builder gave no reason")
+            for line in lines:
+                if _is_old(line, asked_at):
+                    self.screen.log(line)
+            error = str(event.get("error") or "the builder gave no reason").strip()
+            said = "\n".join(str(line.get("message", "")) for line in lines)
             raise Problem(
                 "The environment could not be built.",
-                # Said once: the last lines of the build's own log usually end with it.
-                why="" if lines and error.strip() in "\n".join(lines[-5:]) else error,
+                why="" if error in said else error,
                 next_step="correct `requirements` in the class and run the same command again.",
             )
-        for name, value in (event.get("notes") or {}).items():
-            self.screen.note(f"{name.replace('_', ' ')}: {value}")
-        self.screen.tick(f"Build complete ({seconds:.1f} s)")
+        notes = event.get("notes") or {}
+        for text in _worth_saying(notes):
+            self.screen.note(text)
+        old = bool(lines) and _is_old(lines[-1], asked_at)
+        self.screen.tick("Build complete " + ("(built before)" if old else f"({seconds:.1f} s)"))
         return event
+
+
+def _is_old(line: dict[str, Any], asked_at: float) -> bool:
+    """Whether a line was written before this deploy was asked for, by the server's clock."""
+    at = line.get("at")
+    return isinstance(at, (int, float)) and at < asked_at - 2.0
+
+
+def _worth_saying(notes: Mapping[str, Any]) -> list[str]:
+    """What a user should know of an environment: a set of versions that is not simply the newest, a slow stand-in."""
+    said = []
+    resolved = notes.get("resolved")
+    if resolved and resolved != "as written":
+        said.append(
+            f"Versions resolved {resolved}; constraints = [...] or exclude_newer in the class decide otherwise."
+        )
+    if notes.get("cpu_only"):
+        said.append("torch was installed in its CPU build: the builder's machine has no GPU.")
+    if notes.get("cpu_fallback"):
+        said.append(f"CPU fallback: {notes['cpu_fallback']}.")
+    return said
 
 
 def _bytes(size: float) -> str:

@@ -46,7 +46,9 @@ def _from_schema(schema: dict[str, Any]) -> Any:
         return schema["examples"][0]
     definitions = schema.get("$defs", {})
     properties = schema.get("properties", {})
-    return {name: _value(name, properties.get(name, {}), definitions) for name in schema.get("required", [])}
+    # Where everything has a default, one field shows how they are given.
+    names = schema.get("required") or list(properties)[:1]
+    return {name: _value(name, properties.get(name, {}), definitions) for name in names}
 
 
 def _value(name: str, schema: dict[str, Any], definitions: dict[str, Any]) -> Any:

@@ -127,6 +127,7 @@ def _server(loaded: Any, cpu_fallback: bool, screen: Any, check: Any) -> Iterato
 
 def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool) -> None:
     from fal.cli.building import Delivery
+    from fal.cli.watching import RunnerWatch
 
     delivery = Delivery(platform.api, screen)
     serving = False
@@ -134,7 +135,8 @@ def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool) -> None:
         built = delivery.send(loaded, ephemeral=True, no_cache=no_cache)
         serving = True
         _show(built, loaded, screen)
-        _follow(platform, built.app, screen)
+        with RunnerWatch(platform.api, built.app, screen):
+            _follow(platform, built.app, screen)
     except KeyboardInterrupt:
         if not serving:
             screen.line("Interrupted.")

@@ -63,8 +63,9 @@ def _machine(worker: dict[str, Any]) -> str:
 
 
 def _start(worker: dict[str, Any]) -> str:
-    stages = worker.get("stages") or {}
-    return " ".join(f"{name} {seconds:.1f}s" for name, seconds in stages.items() if isinstance(seconds, (int, float)))
+    from fal.cli.watching import start_times
+
+    return start_times(worker).strip().removeprefix("after ")
 
 
 @command.command("logs")
