@@ -20,8 +20,8 @@ from arq.worker import Function, Worker
 from redis.exceptions import RedisError
 
 #: Seconds after which a job whose process is gone runs again, and between renewals of a living one's mark.
-LEASE_S = 15.0
-RENEW_S = 4.0
+LEASE_S = 6.0
+RENEW_S = 1.5
 #: Seconds between two looks for due jobs; those enqueued in this process are looked at at once.
 POLL_S = 0.5
 

@@ -76,6 +76,7 @@ class StubHost:
         inbox = await store.open_inbox(app, worker_id, record.revision, lease_ms=30_000)
         inbox.stop_requested = lambda how: stop.set()
         stopping = asyncio.create_task(stop.wait())
+        serving = asyncio.create_task(asyncio.sleep(0))
         try:
             await store.workers.update(app, worker_id, state=WorkerState.SETUP)
             if self.setup_error is not None:
@@ -95,6 +96,7 @@ class StubHost:
             await serving
         finally:
             stopping.cancel()
+            serving.cancel()
             await inbox.close()
             await store.workers.remove(app, worker_id, "ended")
 

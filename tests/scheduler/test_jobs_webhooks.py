@@ -1,0 +1,178 @@
+"""From the outbox to the receiver and back, over arq and a real receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+from arq.worker import Retry
+
+from keepwarm import jobs_webhooks
+from keepwarm.jobs_webhooks import PER_HOST, Webhooks
+from keepwarm.jobs_worker import connect
+from scheduler.control.webhooks import SCHEDULE_S, WebhookSender
+from scheduler.store import Store
+from scheduler.store.records import Outcome, WebhookDelivery, WorkerRecord, WorkerState
+from scheduler.store.signing import load_or_create, public_key_set
+from tests.scheduler.receiver import Receiver, receiver
+from tests.scheduler.stub_host import APP, deploy, submit
+from tests.scheduler.test_jobs_builds import Builder, jobs, register
+from tests.scheduler.test_webhooks import verify
+from tests.support.loop import run
+from tests.support.waiting import await_until
+
+__all__ = ["builder"]
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
+    return Builder(monkeypatch)
+
+
+async def finished(store: Store, request_id: str, url: str, outcome: Outcome | None = None) -> None:
+    """A request with a webhook that has just ended."""
+    if await store.apps.get(APP) is None:
+        await deploy(store)
+    epoch = await store.leader.lead("test", 60_000)
+    assert epoch is not None
+    worker_id = f"worker-{request_id}"
+    await store.workers.place(WorkerRecord(APP, worker_id, "r1", "h1", WorkerState.PENDING, "S", (), 0), epoch)
+    await store.workers.update(APP, worker_id, state=WorkerState.IDLE, ready=True)
+    inbox = await store.open_inbox(APP, worker_id, "r1")
+    await submit(store, request_id, webhook=url)
+    claim = await inbox.next()
+    assert claim.request_id == request_id
+    await inbox.finish(claim, outcome or Outcome(200, (), b'{"n": 1}'), claim_next=False)
+    await inbox.close()
+
+
+async def _arrived(server: Receiver, count: int) -> bool:
+    return len(server.received) >= count
+
+
+async def _outbox(store: Store) -> int:
+    count = await store._redis.command("ZCARD", "{o/app}:outbox")
+    return int(count)
+
+
+async def _empty(store: Store) -> bool:
+    return await _outbox(store) == 0
+
+
+def test_a_result_is_delivered_at_once_and_owed_no_more(redis_url: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with receiver() as server, jobs(redis_url, tmp_path, allow_private_webhooks=True) as store:
+            await finished(store, "q1", server.url("/200"))
+            await await_until(lambda: _arrived(server, 1), "the webhook")
+            (received,) = server.received
+            assert json.loads(received.body)["payload"] == {"n": 1}
+            assert verify(received, public_key_set(load_or_create(tmp_path)))
+            await await_until(lambda: _empty(store), "the outbox to be empty")
+
+    run(scenario())
+
+
+def test_builds_do_not_hold_deliveries_up(redis_url: str, tmp_path: Path, builder: Builder) -> None:
+    async def scenario() -> None:
+        async with receiver() as server, jobs(redis_url, tmp_path, allow_private_webhooks=True) as store:
+            builder.go.clear()
+            for number in range(6):
+                await register(store, "r1", f"o/app{number}", key=f"{number}" * 64)
+                await store.environments.request_build(f"o/app{number}", "r1")
+            await await_until(lambda: _busy(builder), "two builds to run")
+            await finished(store, "q1", server.url("/200"))
+            await await_until(lambda: _arrived(server, 1), "the webhook")
+            builder.go.set()
+
+    run(scenario())
+
+
+async def _busy(builder: Builder) -> bool:
+    return builder.running == 2
+
+
+def test_a_failed_try_is_made_again_later_with_a_fresh_signature(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_webhooks, "delay_before_next", lambda tries: 1.0 if tries < 3 else None)
+
+    async def scenario() -> None:
+        async with receiver() as server, jobs(redis_url, tmp_path, allow_private_webhooks=True) as store:
+            await finished(store, "q1", server.url("/500"))
+            await await_until(lambda: _arrived(server, 3), "three tries")
+            await await_until(lambda: _dead(store), "the delivery to be given up")
+            stamps = [int(r.headers["x-fal-webhook-timestamp"]) for r in server.received]
+            assert stamps == sorted(stamps)
+            assert stamps[0] < stamps[-1]
+            assert {r.headers["x-fal-webhook-request-id"] for r in server.received} == {"q1"}
+            assert all(verify(r, public_key_set(load_or_create(tmp_path))) for r in server.received)
+
+    run(scenario())
+
+
+async def _dead(store: Store) -> list[str]:
+    return await store.outbox.dead_letters(APP)
+
+
+def test_a_private_target_is_a_dead_letter_at_once(redis_url: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with receiver() as server, jobs(redis_url, tmp_path) as store:
+            await finished(store, "q1", server.url("/200"))
+            assert await await_until(lambda: _dead(store), "the delivery to be given up") == ["q1"]
+            assert server.received == []
+
+    run(scenario())
+
+
+def test_a_try_that_nobody_recorded_is_made_again(redis_url: str, tmp_path: Path) -> None:
+    """The process is killed between the receiver's 200 and the outbox: the receiver sees the same id twice, never a
+    lost result."""
+
+    async def scenario() -> None:
+        async with receiver() as server:
+            store = await Store.connect(redis_url, tmp_path)
+            await finished(store, "q1", server.url("/200"))
+            (delivery,) = await store.outbox.due(hold_s=0.05)
+            record = await store.requests.get(APP, "q1")
+            assert record is not None
+            sender = WebhookSender(load_or_create(tmp_path), allow_private=True)
+            assert (await sender.deliver(delivery.url, record, int(time.time()))).delivered
+            await sender.close()
+            await store.close()
+            async with jobs(redis_url, tmp_path, allow_private_webhooks=True) as later:
+                await await_until(lambda: _arrived(server, 2), "the second delivery")
+                await await_until(lambda: _empty(later), "the outbox to be empty")
+            assert {r.headers["x-fal-webhook-request-id"] for r in server.received} == {"q1"}
+
+    run(scenario())
+
+
+def test_one_slow_receiver_gets_no_more_than_its_share(redis_url: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with receiver() as server:
+            store, pool = await Store.connect(redis_url, tmp_path), await connect(redis_url)
+            sender = WebhookSender(load_or_create(tmp_path), allow_private=True)
+            webhooks = Webhooks(store, pool, sender)
+            for number in range(PER_HOST + 1):
+                await finished(store, f"q{number}", server.url("/silent"))
+            due = [WebhookDelivery(APP, f"q{n}", server.url("/silent"), 0, 0) for n in range(PER_HOST + 1)]
+            tries = [asyncio.create_task(webhooks.deliver(delivery, 1)) for delivery in due[:-1]]
+            await await_until(lambda: _arrived(server, PER_HOST), "all shares to be in use")
+            with pytest.raises(Retry):
+                await webhooks.deliver(due[-1], 1)
+            for task in tries:
+                task.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
+            assert not webhooks._busy
+            await sender.close()
+            await pool.aclose()
+            await store.close()
+
+    run(scenario())
+
+
+def test_the_schedule_gives_up_after_its_last_entry() -> None:
+    assert len(SCHEDULE_S) == 10
