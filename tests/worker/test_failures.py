@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from pathlib import Path
 
 import psutil
 
+from keepwarm import redis_server as embedded
 from scheduler.store.records import RequestRecord, RequestState, WorkerState
 from tests.support.loop import run
 from tests.support.waiting import await_until, wait_until
@@ -319,5 +321,34 @@ def test_garbage_on_the_socket_ends_the_runner(redis_url: str, tmp_path: Path) -
             assert record.error_type == "runner_disconnected"
             ended = await on.reaches(worker, WorkerState.TERMINATED)
             assert "unreadable message" in (ended.reason or "")
+
+    run(story())
+
+
+def test_a_redis_that_was_away_gets_the_result_when_it_is_back(tmp_path: Path) -> None:
+    """The result of a long computation must not be thrown away because Redis was restarted in the meantime."""
+
+    async def story() -> None:
+        with tempfile.TemporaryDirectory(prefix="kwt-") as short:
+            folder = Path(short)
+            redis = await asyncio.to_thread(embedded.start, folder, "everysec")
+            try:
+                async with stage(f"unix://{embedded.socket_path(folder)}", tmp_path) as on:
+                    app = await on.deploy(PROBE)
+                    worker = await on.start_ready(app)
+                    request_id = await on.submit(app, "/slow", b'{"seconds": 0.5}')
+                    await on.reaches(worker, WorkerState.RUNNING)
+
+                    redis.kill()
+                    await asyncio.to_thread(redis.wait)
+                    await asyncio.sleep(0.7)  # until the answer is there and nobody to give it to
+                    redis = await asyncio.to_thread(embedded.start, folder, "everysec")
+
+                    record = await on.result(app, request_id)
+                    assert (record.state, record.attempt) == (RequestState.COMPLETED, 1)
+                    assert (await on.call(app)).state is RequestState.COMPLETED
+            finally:
+                redis.kill()
+                redis.wait()
 
     run(story())
