@@ -46,11 +46,6 @@ BUILD = [
 ]
 READY_NOTES = {"resolved": "as of the pins 2024-06-10", "size": 7}
 READY = {"type": "state", "state": "READY", "error": None, "notes": READY_NOTES}
-    "type": "state",
-    "state": "READY",
-    "error": None,
-    "notes": {"resolved": "as of the pins 2024-06-10", "size": 7},
-}
 URL = "tester/0c6f8a3e-1111-4222-8333-444455556666"
 
 
