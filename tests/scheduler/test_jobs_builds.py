@@ -292,7 +292,7 @@ def test_an_ephemeral_app_gets_a_session(redis_url: str, tmp_path: Path, builder
 
 
 def test_jobs_travel_as_msgpack() -> None:
-    job = {"t": None, "f": "build_environment", "a": ["k"], "k": {}, "et": 1}
+    job: dict[str, Any] = {"t": None, "f": "build_environment", "a": ["k"], "k": {}, "et": 1}
     assert unpack(pack(job)) == job
     assert unpack(pack({"r": ValueError("x")})) == {"r": "ValueError('x')"}
 
