@@ -28,11 +28,11 @@ def below(platform: PlatformUnderTest) -> list[psutil.Process]:
     return psutil.Process(platform.process.pid).children(recursive=True)
 
 
-def service(platform: PlatformUnderTest, *words: str) -> psutil.Process | None:
-    """The child whose command line holds all ``words``."""
+def service(platform: PlatformUnderTest, word: str) -> psutil.Process | None:
+    """The child whose command line holds ``word``; Redis servers rewrite theirs, so the program's name counts too."""
     for process in below(platform):
         try:
-            if all(any(part == word or part.endswith(word) for part in process.cmdline()) for word in words):
+            if word in process.cmdline() or process.name() == word:
                 return process
         except psutil.Error:
             continue
@@ -42,12 +42,12 @@ def service(platform: PlatformUnderTest, *words: str) -> psutil.Process | None:
 @pytest.mark.parametrize(
     "words", [("gateway",), ("scheduler",), ("gpu_worker",), ("keepwarm.jobs",), ("valkey-server",)]
 )
-def test_a_killed_service_comes_back(platform: PlatformUnderTest, words: tuple[str, ...]) -> None:
+def test_a_killed_service_comes_back(platform: PlatformUnderTest, word: str) -> None:
     """Any one service is killed; callers see at most one failed answer and then everything works as before."""
     url = platform.deploy(APPS, "Counting", auth="private")
     with platform.client() as client:
         assert client.post(url, json={}).status_code == 200
-        victim = wait_until(lambda: service(platform, *words), f"a process of {words}")
+        victim = wait_until(lambda: service(platform, word), f"a process of {word}")
         assert victim is not None
         victim.kill()
         victim.wait(10)
@@ -58,8 +58,8 @@ def test_a_killed_service_comes_back(platform: PlatformUnderTest, words: tuple[s
             except httpx.HTTPError:
                 return False
 
-        wait_until(answered, f"an answer after {words} was killed", timeout=60)
-        again = wait_until(lambda: service(platform, *words), f"{words} to run again", timeout=60)
+        wait_until(answered, f"an answer after {word} was killed", timeout=60)
+        again = wait_until(lambda: service(platform, word), f"{word} to run again", timeout=60)
         assert again is not None
         assert again.pid != victim.pid
 
