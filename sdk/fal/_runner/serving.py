@@ -231,6 +231,7 @@ class Serving:
             if exchange.cancelled and isinstance(error, Exception):
                 exchange.answer_error(499, "the request was cancelled")
             else:
+                error = _lone(error)
                 self._output.exception(error, request.id)
                 exchange.answer_error(500, "Internal Server Error" if not exchange.streaming else _one_line(error))
         finally:
@@ -272,6 +273,13 @@ class _Unheard:
 
     async def send(self, message: ASGIMessage) -> None:
         return None
+
+
+def _lone(error: BaseException) -> BaseException:
+    """The error inside groups of one: what older Starlette makes of an error in a stream."""
+    while len(inner := getattr(error, "exceptions", ())) == 1 and isinstance(inner[0], BaseException):
+        error = inner[0]
+    return error
 
 
 def _one_line(error: BaseException) -> str:

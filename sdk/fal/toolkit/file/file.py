@@ -11,10 +11,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
+from typing_extensions import Self
 
 from fal.toolkit._fetching import fetch
 from fal.toolkit.exceptions import DownloadError

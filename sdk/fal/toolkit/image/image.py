@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
+from typing_extensions import Self
 
 from fal.toolkit.exceptions import DownloadError
 from fal.toolkit.file.file import DEFAULT_REPOSITORY, File, Repositories, read_url
