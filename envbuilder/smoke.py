@@ -27,6 +27,7 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TQDM_DISABLE": "1",
     "DO_NOT_TRACK": "1",
 }
 #: How an import fails for want of a GPU that the workers may well have.
