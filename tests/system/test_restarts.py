@@ -39,9 +39,7 @@ def service(platform: PlatformUnderTest, word: str) -> psutil.Process | None:
     return None
 
 
-@pytest.mark.parametrize(
-    "words", [("gateway",), ("scheduler",), ("gpu_worker",), ("keepwarm.jobs",), ("valkey-server",)]
-)
+@pytest.mark.parametrize("word", ["gateway", "scheduler", "gpu_worker", "keepwarm.jobs", "valkey-server"])
 def test_a_killed_service_comes_back(platform: PlatformUnderTest, word: str) -> None:
     """Any one service is killed; callers see at most one failed answer and then everything works as before."""
     url = platform.deploy(APPS, "Counting", auth="private")
