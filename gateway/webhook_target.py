@@ -54,6 +54,9 @@ def checked_webhook(url: str, allow_private: bool) -> str:
             f"points at the private host {host}; on a trusted network the operator can allow that with "
             "KEEPWARM_ALLOW_PRIVATE_WEBHOOKS=1"
         )
+    if not allow_private and port not in (None, 80, 443):
+        # The sender would refuse it too, but only after the request has run, where nobody sees it.
+        raise _wrong(f"names port {port}; webhooks go to 80 and 443 unless KEEPWARM_ALLOW_PRIVATE_WEBHOOKS=1 is set")
     return url
 
 

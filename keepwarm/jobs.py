@@ -20,7 +20,7 @@ import structlog
 import uvloop
 from arq.connections import ArqRedis
 from arq.cron import cron
-from arq.worker import func
+from arq.worker import Retry, func
 from redis.exceptions import RedisError
 
 from envbuilder import BuildSettings
@@ -169,12 +169,20 @@ class Jobs:
                 raise result
 
     async def _build(self, ctx: dict[str, Any], key: str) -> None:
-        await self._builds.build(key)
+        try:
+            await self._builds.build(key)
+        except StoreError as error:
+            log.warning("build interrupted", environment=key, error=str(error))
+            raise Retry(defer=1.0) from error
 
     async def _deliver(
         self, ctx: dict[str, Any], app: str, request_id: str, url: str, tries: int, due_at_ms: int
     ) -> None:
-        await self._webhooks.deliver(WebhookDelivery(app, request_id, url, tries, due_at_ms), ctx["job_try"])
+        try:
+            await self._webhooks.deliver(WebhookDelivery(app, request_id, url, tries, due_at_ms), ctx["job_try"])
+        except StoreError as error:
+            log.warning("delivery interrupted", app=app, request=request_id, error=str(error))
+            raise Retry(defer=1.0) from error
 
     async def _sweep(self, ctx: dict[str, Any]) -> None:
         await sweep_payloads(self._store)

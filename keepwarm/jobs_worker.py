@@ -111,6 +111,7 @@ class LeasedWorker(Worker):
                 except (RedisError, OSError) as error:
                     log.warning("Redis does not answer", queue=self.queue_name, error=str(error))
                     await asyncio.sleep(0.5)
+                    await self._recount()
         finally:
             renewing.cancel()
 
@@ -124,6 +125,16 @@ class LeasedWorker(Worker):
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+    async def _recount(self) -> None:
+        """Count jobs under way afresh: arq takes a slot before it asks Redis and does not give it back when Redis
+        fails then, so that after a few outages a worker would take nothing any more."""
+        running = [task for task in self.tasks.values() if not task.done()]
+        self.tasks = {job_id: task for job_id, task in self.tasks.items() if not task.done()}
+        self.job_counter = len(running)
+        self.sem = asyncio.BoundedSemaphore(self.max_jobs + 1)
+        for _ in running:
+            await self.sem.acquire()
 
     async def _renew(self) -> None:
         while True:

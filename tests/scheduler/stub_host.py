@@ -122,7 +122,7 @@ async def platform(redis_url: str, data: Path, **host: Any) -> AsyncIterator[tup
     await found.report()
     changed = asyncio.Event()
     changed.set()
-    subscription = await store.subscribe({keys.channel_host(found.record.host): lambda _: changed.set()})
+    subscription = await store.subscribe({keys.channel_host(found.record.host): lambda _: changed.set()}, changed.set)
 
     async def follow() -> None:
         while True:

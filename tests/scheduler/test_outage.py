@@ -1,0 +1,126 @@
+"""Redis is killed and comes back, several times: scheduler and jobs go on as if it had only been slow."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from arq.worker import func
+
+from keepwarm import redis_server as embedded
+from keepwarm.jobs_worker import LeasedWorker, connect
+from scheduler.control.service import Scheduler, Settings
+from scheduler.store.records import RevisionState
+from tests.scheduler.stub_host import deploy, ended, platform, submit
+from tests.scheduler.test_jobs_builds import Builder, jobs, register, state
+from tests.support.loop import run
+
+
+class OwnRedis:
+    """A server of this test's own, which it may kill."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"unix://{embedded.socket_path(folder)}"
+        self.process = embedded.start(folder, "everysec")
+
+    def restart(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process = embedded.start(self.folder, "everysec")
+
+
+@pytest.fixture
+def own_redis() -> Iterator[OwnRedis]:
+    folder = Path(tempfile.mkdtemp(prefix="kwt-"))
+    server = OwnRedis(folder)
+    yield server
+    server.process.terminate()
+    server.process.wait(20)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_builds_and_deliveries_go_on_after_outages(
+    own_redis: OwnRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """arq loses one slot with every outage that hits it between taking the slot and asking Redis. Two builds at once
+    means that the third outage was the end of all builds."""
+    builder = Builder(monkeypatch)
+
+    async def scenario() -> None:
+        async with jobs(own_redis.url, tmp_path) as store:
+            for number in range(4):
+                await asyncio.to_thread(own_redis.restart)
+                app = f"o/app{number}"
+                await register(store, "r1", app, key=f"{number}" * 64)
+                await store.environments.request_build(app, "r1")
+                assert (await state(store, "r1", app)).state is RevisionState.READY
+            assert len(builder.built) >= 4
+
+    run(scenario())
+
+
+def test_slots_that_an_outage_swallowed_come_back(own_redis: OwnRedis) -> None:
+    async def scenario() -> None:
+        ran = asyncio.Event()
+
+        async def job(ctx: dict[str, Any]) -> None:
+            ran.set()
+
+        pool = await connect(own_redis.url)
+        worker = LeasedWorker(pool, "kw:arq:test", [func(job, name="job")], max_jobs=2, timeout_s=10)
+        worker.job_counter = 2  # what two outages at the wrong moment leave behind
+        working = asyncio.create_task(worker.work())
+        await pool.enqueue_job("job", _queue_name="kw:arq:test")
+        await asyncio.to_thread(own_redis.restart)
+        await asyncio.wait_for(ran.wait(), 20)
+        await worker.drain(1)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await pool.aclose()
+
+    run(scenario())
+
+
+def test_a_build_under_way_outlives_an_outage(
+    own_redis: OwnRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = Builder(monkeypatch)
+
+    async def scenario() -> None:
+        async with jobs(own_redis.url, tmp_path) as store:
+            builder.go.clear()
+            await register(store, "r1")
+            await store.environments.request_build("o/app", "r1")
+            while not builder.running:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(own_redis.restart)
+            builder.go.set()
+            assert (await state(store, "r1")).state is RevisionState.READY
+
+    run(scenario())
+
+
+def test_the_scheduler_leads_on_after_an_outage(own_redis: OwnRedis, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with platform(own_redis.url, tmp_path) as (store, _):
+            scheduler = Scheduler(store, Settings(own_redis.url, tmp_path, pass_interval=0.2))
+            running = asyncio.create_task(scheduler.run())
+            await deploy(store)
+            await submit(store, "q1")
+            await ended(store, "q1")
+            await asyncio.to_thread(own_redis.restart)
+            await submit(store, "q2")
+            await ended(store, "q2")
+            await deploy(store, "o/other")
+            await submit(store, "q3", app="o/other")
+            await ended(store, "q3", app="o/other")
+            scheduler.stop()
+            await running
+
+    run(scenario())
