@@ -6,7 +6,7 @@ to ``placement`` and every read, write and log line to ``reconcile``. Times are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fal._spec import ScalingSpec
@@ -17,6 +17,10 @@ StopHow = Literal["drain", "kill", "idle"]
 
 #: Longest wait between two tries to start a worker of a revision that does not start.
 MAX_BACK_OFF_MS = 60_000
+#: Ready workers that ended by themselves within a minute before the app counts as unhealthy: restarting them without
+#: a pause would cost every other app on the host its processors.
+DEATHS_THAT_HOLD_BACK = 5
+DEATH_WINDOW_MS = 60_000
 #: Workers above max_concurrency while old ones still serve: without it, an app with a maximum of one could only
 #: change its revision by refusing traffic for the length of a cold start.
 ROLL_OVER_SURGE = 1
@@ -41,13 +45,16 @@ class Memory:
     """What one decision leaves for the next one about the same app.
 
     ``starting``: workers that were on their way to ready. One that vanishes without a word (host agent dead, record
-    reaped) never reported a failed start; counting it here keeps the back-off honest.
+    reaped) never reported a failed start; counting it here keeps the back-off honest. ``ready`` and ``deaths`` (times)
+    do the same for workers that get ready and then crash.
     """
 
     revision: str | None = None
     starting: frozenset[str] = frozenset()
     lost_starts: int = 0
     last_lost_at_ms: int | None = None
+    ready: frozenset[str] = frozenset()
+    deaths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class _Supply:
     old_ready: tuple[WorkerRecord, ...]
     current_total: int
     leaving_in_flight: int
+    known: frozenset[str]
 
     @property
     def live(self) -> int:
@@ -104,7 +112,7 @@ def decide(policy: Policy, seen: AppSeen, memory: Memory, now_ms: int) -> tuple[
         now_ms: the time of the look.
     """
     supply = _sort(seen, policy.revision)
-    memory = _remember_lost_starts(policy, supply, memory, now_ms)
+    memory = _remember_losses(policy, supply, memory, now_ms)
     target, growth_target, delay_ends = _targets(policy.scaling, policy.max_multiplexing, seen, supply, now_ms)
 
     start = _room_to_grow(policy.scaling, supply, growth_target)
@@ -118,7 +126,8 @@ def decide(policy: Policy, seen: AppSeen, memory: Memory, now_ms: int) -> tuple[
     times = [at for at in (delay_ends, retry_at, keep_alive_ends) if at is not None]
     decision = Decision(len(kept) + start, start, stops, min(times, default=None), held)
     starting = frozenset(w.worker_id for w in supply.starting) - stopped
-    return decision, Memory(policy.revision, starting, memory.lost_starts, memory.last_lost_at_ms)
+    ready = frozenset(w.worker_id for w in supply.ready) - stopped
+    return decision, replace(memory, starting=starting, ready=ready)
 
 
 def back_off_ms(failures: int) -> int:
@@ -139,16 +148,20 @@ def _sort(seen: AppSeen, revision: str) -> _Supply:
         old_ready=tuple(w for w in old if w.state in _READY),
         current_total=sum(1 for w in alive if w.revision == revision),
         leaving_in_flight=sum(w.in_flight for w in leaving),
+        known=frozenset(w.worker_id for w in alive),
     )
 
 
-def _remember_lost_starts(policy: Policy, supply: _Supply, memory: Memory, now_ms: int) -> Memory:
-    if memory.revision != policy.revision or supply.ready:
+def _remember_losses(policy: Policy, supply: _Supply, memory: Memory, now_ms: int) -> Memory:
+    if memory.revision != policy.revision:
         return Memory(policy.revision)
-    lost = memory.starting - {w.worker_id for w in supply.starting}
-    if not lost:
-        return memory
-    return Memory(policy.revision, frozenset(), memory.lost_starts + 1, now_ms)
+    deaths = tuple(at for at in memory.deaths if now_ms - at < DEATH_WINDOW_MS)
+    deaths += (now_ms,) * len(memory.ready - supply.known)
+    if supply.ready:
+        return Memory(policy.revision, deaths=deaths)
+    if memory.starting - supply.known:
+        return Memory(policy.revision, frozenset(), memory.lost_starts + 1, now_ms, deaths=deaths)
+    return replace(memory, deaths=deaths)
 
 
 def _targets(
@@ -186,13 +199,17 @@ def _hold_back(
     policy: Policy, memory: Memory, supply: _Supply, start: int, now_ms: int
 ) -> tuple[int, str | None, int | None]:
     """Fewer starts for a revision whose last start failed: none during the back-off, then one at a time."""
-    failures = _failures(policy, memory)
-    if failures == 0 or start == 0:
+    failures, deaths = _failures(policy, memory), len(memory.deaths)
+    if start == 0 or (failures == 0 and deaths < DEATHS_THAT_HOLD_BACK):
         return start, None, None
     last = max(policy.last_startup_failure_at_ms or 0, memory.last_lost_at_ms or 0)
-    retry_at = last + back_off_ms(failures)
+    retry_at, why = last + back_off_ms(failures), f"the last {failures} start(s) failed"
+    if deaths >= DEATHS_THAT_HOLD_BACK:
+        healthy_at = memory.deaths[-1] + back_off_ms(deaths - DEATHS_THAT_HOLD_BACK + 1)
+        if failures == 0 or healthy_at > retry_at:
+            retry_at, why = healthy_at, f"{deaths} workers ended by themselves within a minute"
     if now_ms < retry_at:
-        return 0, f"the last {failures} start(s) failed; next try in {(retry_at - now_ms) / 1000:.1f} s", retry_at
+        return 0, f"{why}; next try in {(retry_at - now_ms) / 1000:.1f} s", retry_at
     return max(0, min(start, 1 - len(supply.starting))), None, None
 
 

@@ -71,7 +71,7 @@ class Reaper:
 
     def _silence_counts(self, now_ms: int) -> bool:
         if self._last_ms is not None and now_ms - self._last_ms > PAUSE_MS:
-            log.warning("time passed without us; silent workers get a moment", ms=now_ms - self._last_ms)
+            log.info("time passed without us; silent workers get a moment", ms=now_ms - self._last_ms)
             self._silence_counts_from_ms = now_ms + SETTLE_MS
         self._last_ms = now_ms
         return now_ms >= self._silence_counts_from_ms

@@ -99,6 +99,8 @@ memories = st.builds(
     st.frozensets(st.sampled_from(["w0", "w1", "gone"])),
     st.integers(0, 3),
     st.one_of(st.none(), st.integers(NOW - 100_000, NOW)),
+    st.frozensets(st.sampled_from(["w0", "w1", "crashed"])),
+    st.lists(st.integers(NOW - 100_000, NOW), max_size=8).map(lambda times: tuple(sorted(times))),
 )
 
 
@@ -122,7 +124,7 @@ def test_never_below_min_unless_starts_fail_or_leaving_workers_use_up_the_room(
     policy: Policy, look: AppSeen, memory: Memory
 ) -> None:
     policy = replace(policy, startup_failures=0)
-    memory = replace(memory, lost_starts=0, starting=frozenset())
+    memory = replace(memory, lost_starts=0, starting=frozenset(), deaths=(), ready=frozenset())
     look = replace(
         look, workers=tuple(w for w in look.workers if w.stop_requested is None and w.revision == policy.revision)
     )
@@ -262,6 +264,22 @@ def test_a_start_that_vanishes_without_a_word_counts_as_failed() -> None:
     assert again.start == 1
     _, memory = decide(policy, seen(worker("w9")), memory, NOW + 2000)
     assert memory.lost_starts == 0
+
+
+def test_workers_that_crash_one_after_the_other_are_not_restarted_without_a_pause() -> None:
+    """An app with a minimum whose workers get ready and die at once was restarted as fast as the host could fork."""
+    policy = Policy("r2", ScalingSpec(min_concurrency=1))
+    memory, started, now_ms = Memory(), 0, NOW
+    for number in range(100):  # one crash a second, if it is let
+        decision, memory = decide(policy, seen(), memory, now_ms)
+        started += decision.start
+        if decision.start:
+            _, memory = decide(policy, seen(worker(f"w{number}")), memory, now_ms + 500)
+        now_ms += 1000
+    assert started < 20
+    held, _ = decide(policy, seen(), replace(memory, deaths=(now_ms,) * 5), now_ms)
+    assert (held.start, held.again_at_ms) == (0, now_ms + 1000)
+    assert "5 workers ended by themselves" in (held.held or "")
 
 
 def test_a_worker_that_was_told_to_stop_is_no_failed_start() -> None:
