@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from fal._problem import Problem
 
-if sys.version_info >= (3, 11):  # noqa: UP036 - the SDK also runs on 3.10
+if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib

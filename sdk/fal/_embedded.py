@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from fal._config import Target
-from fal._platform import data_dir, running_platform
+from fal._platform import data_dir, read_record, running_platform
 from fal._problem import Problem
 
 #: Seconds for an embedded platform to answer; a cold disk is slow.
@@ -185,7 +185,9 @@ class EmbeddedPlatform:
                 return None
             except subprocess.TimeoutExpired:
                 pass
-            # It looks four times a second whether anybody is left; free for us after that means others hold it.
-            if time.monotonic() > begun + 1.5 and not lock.platform_is_leaving():
+            # It looks four times a second whether anybody is left, and withdraws its address first of all.
+            record = read_record(self._folder)
+            here = record is not None and record.pid == self._process.pid
+            if here and time.monotonic() > begun + 1.5 and not lock.platform_is_leaving():
                 return "The platform stays: another fal run uses it."
         return f"The platform (process {self._process.pid}) is still stopping; its log is {self.log}."

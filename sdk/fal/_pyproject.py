@@ -14,7 +14,7 @@ from typing import Any
 from fal._problem import Problem, closest
 from fal._settings import ATTRIBUTES
 
-if sys.version_info >= (3, 11):  # noqa: UP036 - the SDK also runs on 3.10
+if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib

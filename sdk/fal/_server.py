@@ -204,21 +204,21 @@ class ControlApi:
         """The server's own words for an error answer, with a next step where the status has one."""
         text = detail_of(response)
         status = response.status_code
-        what, why, step = f"The server refused ({status}): {text}", "", ""
+        what, why, step = "", "", ""
         if status == 401:
             what = f"The key for {self.target.url} {'was refused' if self.target.key else 'is missing'} (401)."
             why = text
             step = "set FAL_KEY to a key that `keepwarm keys create` printed there; `fal profile key` remembers one."
-        elif status == 409:
-            return Problem.of_text(text, status=status)
         elif status == 413:
-            step = "the operator sets the limit (KEEPWARM_MAX_BODY_BYTES)."
+            what, step = f"Too large for the server: {text}", "the operator sets the limit (KEEPWARM_MAX_BODY_BYTES)."
         elif status in (429, 503):
             what, step = f"The server cannot take it now ({status}): {text}", "try again in a moment."
         elif status >= 500:
             what = f"The server failed ({status}): {text}"
             why = f"request {response.headers.get('x-fal-request-id', 'without an id')}."
             step = "its log says more; the operator finds it in the data folder's logs."
+        else:
+            return Problem.of_text(text, status=status)  # the server's own sentence says what and how
         return Problem(what, why=why, next_step=step, status=status)
 
 

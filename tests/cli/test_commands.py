@@ -61,7 +61,7 @@ def test_apps_list_show_and_json(fal: Fal, deployed: ControlServer) -> None:
 
 def test_an_unknown_app_is_one_clear_line(fal: Fal) -> None:
     done = fal("apps", "show", "nope", code=1)
-    assert done.stderr == '✗ The server refused (404): There is no app "tester/nope".\n'
+    assert done.stderr == '✗ There is no app "tester/nope".\n'
     assert done.stdout == ""
 
 

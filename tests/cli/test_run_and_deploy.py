@@ -175,6 +175,15 @@ def test_a_failed_build_shows_its_own_lines(control: ControlServer, start: Calla
     assert "Access your" not in running.output
 
 
+def test_an_embedded_platform_that_cannot_start_shows_its_last_words(
+    fal: Fal, environ: dict[str, str], start: Callable[..., Process]
+) -> None:
+    done = fal("run", "app.py", environ=environ | {"KEEPWARM_OWNER": "queue"}, code=1)
+    assert "✗ The embedded platform ended before it was ready." in done.stderr
+    assert "owner 'queue' is reserved" in done.stderr
+    assert "fal-run.log" in done.stderr
+
+
 def test_a_refused_machine_type_is_said_in_the_servers_words(
     control: ControlServer, fal: Fal, start: Callable[..., Process]
 ) -> None:

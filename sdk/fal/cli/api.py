@@ -104,7 +104,8 @@ def _print_result(api: Any, app: str, request_id: str) -> None:
         raise Problem(
             f"The request failed ({response.status_code}): {detail_of(response)}",
             why=f"error type {kind}." if kind else "",
-            next_step=f"`fal logs {app} --request {request_id}` shows what it logged.",
+            # An error of the platform is about the runner, not about this request's own lines.
+            next_step=f"`fal logs {app}{'' if kind else f' --request {request_id}'}` shows more.",
         )
     if "json" in response.headers.get("content-type", ""):
         click.echo(json.dumps(response.json(), indent=2, ensure_ascii=False))

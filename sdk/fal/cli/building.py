@@ -125,22 +125,30 @@ class Delivery:
         self, event: dict[str, Any], seconds: float, lines: list[dict[str, Any]], asked_at: float
     ) -> dict[str, Any]:
         if event.get("state") != "READY":
-            for line in lines:
-                if _is_old(line, asked_at):
+            # Another deploy's build of the same environment may have failed before this one asked.
+            if all(_is_old(line, asked_at) for line in lines):
+                for line in lines:
                     self.screen.log(line)
-            error = str(event.get("error") or "the builder gave no reason").strip()
-            said = "\n".join(str(line.get("message", "")) for line in lines)
-            raise Problem(
-                "The environment could not be built.",
-                why="" if error in said else error,
-                next_step="correct `requirements` in the class and run the same command again.",
-            )
+            raise _build_problem(str(event.get("error") or "The builder gave no reason."), lines)
         notes = event.get("notes") or {}
         for text in _worth_saying(notes):
             self.screen.note(text)
         old = bool(lines) and _is_old(lines[-1], asked_at)
         self.screen.tick("Build complete " + ("(built before)" if old else f"({seconds:.1f} s)"))
         return event
+
+
+def _build_problem(error: str, lines: list[dict[str, Any]]) -> Problem:
+    """The builder's reason, without what its log has just said."""
+    said = "\n".join(str(line.get("message", "")) for line in lines)
+    first, *rest = error.strip().split("\n")
+    why, _, step = first.partition(" Next: ")
+    return Problem(
+        "The environment could not be built.",
+        detail=[line for line in rest if line.strip() not in said],
+        why="" if why in said else why,
+        next_step=step or "correct `requirements` in the class and run the same command again.",
+    )
 
 
 def _is_old(line: dict[str, Any], asked_at: float) -> bool:
