@@ -191,6 +191,7 @@ class HostAgent:
 
     async def _forget(self, worker: Supervised, reason: str) -> None:
         await self._store.workers.remove(worker.app, worker.worker_id, reason)
+        await self._store.workers.drop_order(self._settings.host_id, worker.worker_id)
         self._drop(worker)
 
     def _drop(self, worker: Supervised) -> None:

@@ -51,13 +51,15 @@ class Ending:
     """The runner ended, or must, before it answered.
 
     ``blames`` is True when whatever was in flight may be the cause. ``last_word`` is what the caller gets if there is
-    no other attempt; ``condition`` which of the app's retry wishes applies (None: a retry that is nobody's fault).
+    no other attempt; ``condition`` which of the app's retry wishes applies (None: a retry that is nobody's fault);
+    ``final``: another attempt would end the same way.
     """
 
     why: str
     last_word: Outcome
     condition: outcomes.Condition | None = None
     blames: bool = False
+    final: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +204,7 @@ class Serving:
                 )
             )
         except ProtocolError as error:
-            flight.end(Ending(str(error), infrastructure_error(413, "bad_request", str(error))))
+            flight.end(Ending(str(error), infrastructure_error(413, "bad_request", str(error)), final=True))
 
     async def _answered(self, flight: Flight, answer: Answer) -> None:
         claim = flight.claim
@@ -217,16 +219,22 @@ class Serving:
         else:
             await self._finish(claim, outcome, more=verdict.stop == "no")
         if verdict.stop != "no":
-            self._stop(verdict.stop, f"the app answered {answer.status} and needs a new runner")
+            self._leave(verdict.stop, f"the app answered {answer.status} and needs a new runner")
 
     async def _unanswered(self, flight: Flight, ending: Ending) -> None:
         claim = flight.claim
-        if ending.condition is None or self._limits.rules.allow(ending.condition, claim.attempt):
-            delay = outcomes.retry_delay_ms(claim.attempt) if ending.condition is not None else 0
-            suspects = self._suspects if ending.blames else 0
-            await self._retry(claim, ending.why, ending.last_word, suspects=suspects, delay_ms=delay)
-        else:
-            await self._finish(claim, ending.last_word, more=False)
+        condition, attempt = ending.condition, claim.attempt
+        if ending.final or (condition is not None and not self._limits.rules.allow(condition, attempt)):
+            await self._finish(claim, ending.last_word, more=ending.final)
+            return
+        delay = outcomes.retry_delay_ms(attempt) if condition is not None else 0
+        suspects = self._suspects if ending.blames else 0
+        await self._retry(claim, ending.why, ending.last_word, suspects=suspects, delay_ms=delay)
+
+    def _leave(self, how: StopRunner, why: str) -> None:
+        """The runner must go; from this moment no finish brings another request to it."""
+        self._inbox.close_to_new()
+        self._stop(how, why)
 
     # --- the store ----------------------------------------------------------------------------------------------------
 
@@ -239,7 +247,7 @@ class Serving:
             flushed = None
         while True:
             try:
-                await self._inbox.finish(claim, outcome, claim_next=more and self._ending is None)
+                await self._inbox.finish(claim, outcome, claim_next=more)
                 break
             except StoreUnavailable:
                 # The result is all the work there was: keep it while this process lives. A lease that runs out
@@ -277,7 +285,7 @@ class Serving:
         if flight.stream is not None:
             flight.stream.end(why)
         # A computation on a GPU cannot be interrupted in any other way.
-        self._stop("kill", why)
+        self._leave("kill", why)
 
     def _cancelled(self, request_id: str) -> None:
         self._talk.send(Cancel(request_id))
@@ -330,7 +338,7 @@ class Serving:
             try:
                 flight.stream.chunk(body)
             except StreamBroken as error:
-                self._stop("kill", str(error))
+                self._leave("kill", str(error))
         elif flight.gathered is not None:
             if len(flight.gathered) + len(body) > MOST_GATHERED:
                 limit = MOST_GATHERED // (1024 * 1024)

@@ -121,6 +121,10 @@ class Workers:
         if host is not None:
             await self._redis.command("HDEL", keys.host_orders(host.decode()), worker_id)
 
+    async def drop_order(self, host: str, worker_id: str) -> None:
+        """Takes a worker off its host's list whose record is gone, which ``remove`` could not find any more."""
+        await self._redis.command("HDEL", keys.host_orders(host), worker_id)
+
     async def silent(self, app: str, older_than_ms: int) -> list[WorkerRecord]:
         """Workers without a sign of life for longer than this; one that never gave any counts from its placing."""
         clock, workers = await asyncio.gather(self._redis.command("TIME"), self.list(app))

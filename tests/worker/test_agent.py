@@ -148,6 +148,22 @@ def test_a_missing_environment_is_asked_for_again(redis_url: str, tmp_path: Path
     run(story())
 
 
+def test_an_order_without_a_record_is_dropped(redis_url: str, tmp_path: Path) -> None:
+    """Records expire after a day, orders are renewed with each report: left alone, one would be tried for ever."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            await on.store._redis.command("HSET", "kw:host:{stage}:orders", "long-gone", "tester/nothing")
+            with agent(on):
+
+                async def dropped() -> bool:
+                    return await on.store.workers.orders("stage") == {}
+
+                await await_until(dropped, "the order is dropped")
+
+    run(story())
+
+
 def test_missing_files_count_as_a_failed_start(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:

