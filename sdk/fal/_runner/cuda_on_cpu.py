@@ -187,21 +187,22 @@ def _patch_moves(torch: Any, mapping: _Mapping) -> None:
     def move_empty(self: Any, *, device: Any, **kwargs: Any) -> Any:
         return to_empty(self, device=mapping.device(device), **kwargs)
 
-    def module_lifted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._apply(mapping.lifted)
+    def lifting(original: Any, lift: Callable[[Any], Any]) -> Any:
+        @functools.wraps(original)
+        def lifted(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return lift(self)
 
-    def tensor_lifted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return mapping.lifted(self)
+        return lifted
 
-    def unpinned(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self
+    def lift_module(module: Any) -> Any:
+        return module._apply(mapping.lifted)
 
     torch.Tensor.to, torch.nn.Module.to, torch.nn.Module.to_empty = move_tensor, move_module, move_empty
-    torch.Tensor.cuda = tensor_lifted
-    torch.Tensor.pin_memory = unpinned
-    torch.nn.Module.cuda = module_lifted
+    torch.Tensor.cuda = lifting(torch.Tensor.cuda, mapping.lifted)
+    torch.Tensor.pin_memory = lifting(torch.Tensor.pin_memory, lambda tensor: tensor)
     # A model that is made half after it was moved must stay what its inputs became.
-    torch.nn.Module.half = torch.nn.Module.bfloat16 = module_lifted
+    for name in ("cuda", "half", "bfloat16"):
+        setattr(torch.nn.Module, name, lifting(getattr(torch.nn.Module, name), lift_module))
 
 
 def _patch_loading(torch: Any, mapping: _Mapping) -> None:
@@ -257,17 +258,18 @@ def _patch_generator(torch: Any, mapping: _Mapping) -> None:
 
 
 def _patch_cuda_module(cuda: Any) -> None:
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        return None
-
-    def first(*args: Any, **kwargs: Any) -> int:
-        return 0
-
-    def no_context(*args: Any, **kwargs: Any) -> Any:
-        return nullcontext()
-
     for name in _NOTHING_TO_DO:
         if hasattr(cuda, name):
-            setattr(cuda, name, nothing)
-    cuda.current_device = first
-    cuda.device = no_context
+            setattr(cuda, name, _answering(getattr(cuda, name), lambda: None))
+    cuda.current_device = _answering(cuda.current_device, lambda: 0)
+    cuda.device = _answering(cuda.device, nullcontext)
+
+
+def _answering(original: Any, answer: Callable[[], Any]) -> Any:
+    """A function in place of ``original``; one each, because torch's compiler keeps a table by identity."""
+
+    @functools.wraps(original, updated=())
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return answer()
+
+    return replacement

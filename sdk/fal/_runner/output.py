@@ -186,10 +186,20 @@ class Output:
         self.error("".join(traceback.format_exception(type(error), error, user_frames(error))), request_id)
 
 
+_SDK = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+_FRAMEWORK = tuple(f"{os.sep}{name}{os.sep}" for name in ("fastapi", "starlette", "anyio"))
+
+
 def user_frames(error: BaseException) -> TracebackType | None:
-    """The traceback of ``error`` without the frames of this package and of the web framework that lead to it."""
-    skipped = (os.path.dirname(os.path.dirname(__file__)), "/fastapi/", "/starlette/", "<frozen importlib")
+    """The traceback of ``error`` from the first frame of user code on; the whole one when there is none."""
     trace = error.__traceback__
-    while trace is not None and any(part in trace.tb_frame.f_code.co_filename for part in skipped):
+    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return trace if trace is not None else error.__traceback__
+
+
+def _is_ours(file: str) -> bool:
+    if file.startswith(("<frozen", _SDK)) or any(part in file for part in _FRAMEWORK):
+        return True
+    return file.startswith(_STDLIB) and "site-packages" not in file

@@ -7,7 +7,7 @@ logs. Leaves routes and error answers to ``fal._routes`` and how many requests r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -277,9 +277,8 @@ class _Unheard:
 
 def _lone(error: BaseException) -> BaseException:
     """The error inside groups of one: what older Starlette makes of an error in a stream."""
-    while len(inner := getattr(error, "exceptions", ())) == 1 and isinstance(inner[0], BaseException):
-        error = inner[0]
-    return error
+    inner: Sequence[BaseException] = getattr(error, "exceptions", ())
+    return _lone(inner[0]) if len(inner) == 1 and isinstance(inner[0], BaseException) else error
 
 
 def _one_line(error: BaseException) -> str:
