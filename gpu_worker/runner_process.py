@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -77,6 +78,8 @@ def runner_environ(assignment: Assignment) -> dict[str, str]:
 class RunnerProcess:
     """A started runner: leader of its own process group, one socket of ours, two pipes for what it prints.
 
+    ``started_at`` is on the monotonic clock.
+
     Must be started from the main thread: the kernel's parent-death signal follows the thread (see process_tree).
     """
 
@@ -84,6 +87,7 @@ class RunnerProcess:
         self._popen = popen
         self.control = control
         self.pid = popen.pid
+        self.started_at = time.monotonic()
         self._buried = False
 
     @classmethod

@@ -7,7 +7,6 @@ Owns the order in which the end is believed: not before the last word has been h
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -72,7 +71,7 @@ class RunnerTalk:
         self.exited: asyncio.Future[int] = self._loop.create_future()
         self.stage = "boot"
         self.stages = dict(assignment.stages)
-        self.stages["spawn"] = max(0.0, time.monotonic() - assignment.ordered_at - sum(assignment.stages.values()))
+        self.stages["spawn"] = max(0.0, runner.started_at - assignment.ordered_at - sum(assignment.stages.values()))
         self._link: RunnerLink | None = None
         self._link_open = False
         self._said_gone = False
