@@ -166,7 +166,7 @@ def test_only_missing_files_are_sent(control: ControlServer, fal: Fal, start: Ca
 
 def test_a_failed_build_shows_its_own_lines(control: ControlServer, start: Callable[..., Process]) -> None:
     error = "no version of six==99.0 exists"
-    control.build = [*BUILD, {"type": "log", "message": f"error: {error}", "at": 1.0}]
+    control.build = [*BUILD, {**BUILD[-1], "message": f"error: {error}"}]
     control.build.append({"type": "state", "state": "FAILED", "error": error})
     running = start("run", "app.py")
     assert running.end() == 1
