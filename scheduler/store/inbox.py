@@ -155,23 +155,21 @@ class Inbox:
                 count -= 1
 
     async def _ask(self) -> None:
-        """Claims, and in the same write looks for leases that were given to us unheard."""
+        """Claims for one free slot, saying what is held, so that leases given to us unheard come to light."""
         self._asking, ticks = True, self._ticks
         self._asked_at = asyncio.get_running_loop().time()
+        held: list[Arg] = [f"{request_id} {attempt}" for request_id, attempt in self._held.items()]
         try:
-            held: list[Arg] = [f"{request_id} {attempt}" for request_id, attempt in self._held.items()]
-            unheard, answer = await asyncio.gather(
-                SCRIPTS["reclaim"](self._redis, self._app, worker_id=self._worker_id, rest=held),
-                SCRIPTS["claim"](
-                    self._redis,
-                    self._app,
-                    worker_id=self._worker_id,
-                    lease_ms=self._lease_ms,
-                    overdue=OVERDUE,
-                    retention_ms=self._retention_ms,
-                ),
+            answer = await SCRIPTS["claim"](
+                self._redis,
+                self._app,
+                worker_id=self._worker_id,
+                lease_ms=self._lease_ms,
+                overdue=OVERDUE,
+                retention_ms=self._retention_ms,
+                rest=held,
             )
-            for message in (*unheard, answer):
+            for message in answer if type(answer) is list else (answer,):
                 self._take(message, ticks)
         except StoreUnavailable:
             self._parked = True  # until the next poll
@@ -302,6 +300,7 @@ class Inbox:
 
     def _on_message(self, message: bytes) -> None:
         if message.startswith(b"claim "):
+            self._ticks += 1
             self._parked = False
             self._accept(message)
         elif message.startswith(b"cancel "):

@@ -166,6 +166,30 @@ async def test_a_hand_over_nobody_hears_is_read_again(redis_url: str, tmp_path: 
         listeners[:] = listening
 
 
+async def test_a_worker_that_asks_while_it_is_handed_something_gets_no_second_request(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """A poll crossed a hand-over: the busy worker was parked again, and the next request waited behind its long first
+    one although another worker was idle."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        waiting = asyncio.ensure_future(inbox.next())
+
+        async def parked() -> bool:
+            return bool(await s.redis("ZCARD", keys.parked(APP)))
+
+        await await_until(parked, "the worker to park")
+        submitting = asyncio.ensure_future(s.submit("first"))
+        await asyncio.sleep(0)
+        inbox._on_work(b"")  # somebody says there is work; the question leaves right behind the submit
+        await submitting
+        assert (await waiting).request_id == "first"
+        await s.submit("second")
+        assert await s.requests.state(APP, "second") is RequestState.IN_QUEUE
+        idle = await s.worker("w2")
+        assert (await idle.next()).request_id == "second"
+
+
 async def test_a_worker_that_died_while_parked_gets_nothing(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         dead = await s.worker("w1")
