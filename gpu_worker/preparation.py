@@ -19,6 +19,9 @@ from gpu_worker.settings import AgentSettings
 from scheduler.store import Store
 from scheduler.store.records import RevisionRecord, WorkerRecord
 
+#: Names by which callers on this machine reach a platform that listens on loopback.
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
 
 class CannotStart(Exception):
     """A worker cannot be started here; the message says why."""
@@ -107,5 +110,8 @@ def storage_hosts(settings: AgentSettings) -> tuple[str, ...]:
         urls.append(str(json.loads((settings.data_dir / "platform.json").read_bytes())["url"]))
     except (OSError, ValueError, KeyError, TypeError):
         pass  # written once the platform answers; absent where services run one by one
-    hosts = dict.fromkeys(urlsplit(url).netloc.rpartition("@")[2] for url in urls if url)
-    return tuple(host for host in hosts if host)
+    hosts: dict[str, None] = {}
+    for parts in (urlsplit(url) for url in urls if url):
+        names = _LOOPBACK if parts.hostname in ("127.0.0.1", "localhost", "::1") else (parts.hostname or "",)
+        hosts |= dict.fromkeys(f"{name}:{parts.port}" if parts.port else name for name in names if name)
+    return tuple(hosts)

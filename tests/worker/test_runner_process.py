@@ -12,7 +12,9 @@ import psutil
 
 from gpu_worker import process_tree
 from gpu_worker.assignment import Assignment
+from gpu_worker.preparation import storage_hosts
 from gpu_worker.runner_process import RunnerProcess, passed_environ, runner_environ
+from gpu_worker.settings import AgentSettings
 from tests.support.waiting import wait_until
 
 HOST = {
@@ -85,6 +87,16 @@ def test_an_assignment_survives_the_way_to_the_supervisor(tmp_path: Path) -> Non
     given = replace(assignment(tmp_path), retry_config={"timeout": 1}, storage_hosts=("localhost:8000",))
 
     assert Assignment.from_json(given.to_json()) == given
+
+
+def test_downloads_may_reach_the_platform_by_every_name_of_loopback(tmp_path: Path) -> None:
+    settings = AgentSettings(
+        redis_url="", data_dir=tmp_path, sdk_dir=tmp_path, host_id="h", public_url="https://models.example.org"
+    )
+    assert storage_hosts(settings) == ("models.example.org",)
+
+    (tmp_path / "platform.json").write_text('{"url": "http://127.0.0.1:8000"}')
+    assert storage_hosts(settings) == ("models.example.org", "127.0.0.1:8000", "localhost:8000", "[::1]:8000")
 
 
 def test_a_started_runner_leads_its_own_group_and_is_killed_with_it(tmp_path: Path) -> None:
