@@ -128,7 +128,7 @@ def test_run_until_a_signal(control: ControlServer, start: Callable[..., Process
 
 def test_what_is_sent(control: ControlServer, start: Callable[..., Process], tmp_path: Path) -> None:
     running = start("run", "app.py")
-    running.wait_for("Access your exposed service at")
+    running.wait_for("Its log:")
     running.end(signal.SIGINT)
     sent = control.deployments[0]
     assert sent["ephemeral"]
@@ -137,7 +137,7 @@ def test_what_is_sent(control: ControlServer, start: Callable[..., Process], tmp
     assert set(control.objects.values()) == {(tmp_path / "app.py").read_bytes(), (tmp_path / "helper.py").read_bytes()}
     control.objects.clear()
     again = start("run", "app.py", "--auth", "private", "--no-cache", "--machine-type", "L", "--env", "main")
-    again.wait_for("Access your exposed service at")
+    again.wait_for("Its log:")
     again.end(signal.SIGINT)
     sent = control.deployments[1]
     assert (sent["spec"]["auth"], sent["spec"]["machine_types"], sent["no_cache"]) == ("private", ["L"], True)
