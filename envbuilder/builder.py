@@ -6,6 +6,7 @@ Leaves the choice of sets to ``plan``, uv to ``install``, imports to ``smoke`` a
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 import time
 import uuid
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from envbuilder import plan
 from envbuilder.cpu_wheels import cpu_constraints, installed_cpu_build
-from envbuilder.errors import BuildError, LimitReached, Unsatisfiable
+from envbuilder.errors import DISK_FULL, BuildError, DiskFull, LimitReached, Unsatisfiable
 from envbuilder.eviction import unfinished
 from envbuilder.install import Site, create_venv, install_layers, installed_packages
 from envbuilder.interpreters import find_interpreter
@@ -52,10 +53,19 @@ async def build(spec: EnvironmentSpec, settings: BuildSettings, on_line: Callabl
     if found is not None and not to_import(spec.smoke_imports, found.smoked):
         touch(found)
         return found
-    settings.environments.mkdir(parents=True, exist_ok=True)
-    settings.uv_cache.mkdir(parents=True, exist_ok=True)
-    wall = settings.wall_limit if settings.wall_limit is not None else plan.wall_limit(asked)
     log = BuildLog(on_line)
+    try:
+        settings.environments.mkdir(parents=True, exist_ok=True)
+        settings.uv_cache.mkdir(parents=True, exist_ok=True)
+        return await _build_alone(spec, asked, key, settings, log)
+    except OSError as error:
+        raise _disk_trouble(error, log) from error
+
+
+async def _build_alone(
+    spec: EnvironmentSpec, asked: Asked, key: str, settings: BuildSettings, log: BuildLog
+) -> Environment:
+    wall = settings.wall_limit if settings.wall_limit is not None else plan.wall_limit(asked)
     async with _only_builder(key, settings, wall, log):
         folder = settings.environments / key
         folder.mkdir(exist_ok=True)
@@ -64,6 +74,12 @@ async def build(spec: EnvironmentSpec, settings: BuildSettings, on_line: Callabl
         # Another builder may have finished it while this one waited.
         found = find(key, settings)
         return await one.check_new_imports(found) if found is not None else await one.run()
+
+
+def _disk_trouble(error: OSError, log: BuildLog) -> BuildError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(DISK_FULL, log.tail)
+    return BuildError(f"The builder could not use its folder: {error}. Next: check its owner and its disk.", log.tail)
 
 
 @asynccontextmanager

@@ -76,5 +76,9 @@ class DiskFull(BuildError):
     """The disk that holds the environments has too little room."""
 
 
+#: When the disk itself says so; while a floor is left, the message has numbers.
+DISK_FULL = "The disk is full. Next: free some room or evict unused environments, then build again."
+
+
 class EnvironmentGone(BuildError):
     """The environment was removed; build it again."""

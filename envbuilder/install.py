@@ -15,7 +15,7 @@ from pathlib import Path
 import uv
 from packaging.utils import canonicalize_name
 
-from envbuilder.errors import BuildError, DiskFull, InstallFailed, SourceBuildFailed, Unsatisfiable
+from envbuilder.errors import DISK_FULL, BuildError, DiskFull, InstallFailed, SourceBuildFailed, Unsatisfiable
 from envbuilder.key import RUNTIME_NAMES, RUNTIME_REQUIREMENTS
 from envbuilder.plan import Attempt
 from envbuilder.process import BuildLog, Finished, Limits, run_child
@@ -178,7 +178,7 @@ def failure(finished: Finished, tail: Sequence[str]) -> BuildError:
     """uv's failure as one of ours: a first line with cause and next step, then uv's own words."""
     text = finished.text
     if "No space left on device" in text or "os error 28" in text:
-        return DiskFull("The disk is full. Next: free some room or evict unused environments, then build again.", tail)
+        return DiskFull(DISK_FULL, tail)
     if "No solution found" in text:
         explanation = "error: No solution found" + text.partition("No solution found")[2]
         return Unsatisfiable(

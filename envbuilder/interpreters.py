@@ -17,6 +17,7 @@ from envbuilder.settings import BuildSettings
 
 #: The oldest minor version that the process inside the environment supports.
 OLDEST = (3, 10)
+_TIMEOUT_S = 30.0
 
 
 async def find_interpreter(python_version: str, settings: BuildSettings) -> Path:
@@ -93,7 +94,9 @@ async def _uv(environment: Mapping[str, str], *arguments: str) -> str:
         env=dict(environment),
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), 30)
+        output, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT_S)
+    except TimeoutError:  # some interpreter on PATH hangs when asked for its version
+        return ""
     finally:
         if process.returncode is None:
             process.kill()

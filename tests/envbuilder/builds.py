@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from fal._spec import EnvironmentSpec
 
 from envbuilder import BuildSettings, Environment, build
@@ -41,6 +42,22 @@ class Built:
     def version(self, name: str) -> str | None:
         """Installed version of ``name``."""
         return dict(package.split("==") for package in self.environment.packages).get(name)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 _BACKEND = """

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from fal._spec import EnvironmentSpec
 from envbuilder import BadRequirement, BuildError, BuildSettings, build, evict, find
 from envbuilder.errors import DiskFull, LimitReached, NoInterpreter, SmokeImportFailed, SourceBuildFailed, Unsatisfiable
 from envbuilder.key import environment_key
-from tests.envbuilder.builds import PYTHON, Built, spec_of, write_source_package
+from tests.envbuilder.builds import PYTHON, Built, command_of, gone, spec_of, write_source_package
 from tests.envbuilder.conftest import MakeSettings
 from tests.support.loop import run
 from tests.support.waiting import wait_until
@@ -144,8 +145,7 @@ def test_a_killed_builder_leaves_nothing_running_and_nothing_half_used(
     finally:
         builder.send_signal(signal.SIGKILL)
         builder.wait()
-    _, alive = psutil.wait_procs(tree, timeout=20)
-    assert alive == [], "these went on without their builder"
+    wait_until(lambda: all(gone(process.pid) for process in tree), "everything that the builder started to be ended")
     assert folders(settings.environments, "venv-"), "the kill came in the middle"
     key = environment_key(spec_of("kwslow"))
     assert find(key, settings) is None
@@ -158,7 +158,7 @@ def test_a_killed_builder_leaves_nothing_running_and_nothing_half_used(
 def backend_and_parents(builder: int) -> list[psutil.Process]:
     """The builder's processes once the package's own build script is among them."""
     tree = psutil.Process(builder).children(recursive=True)
-    return tree if any("build_wheel" in " ".join(process.cmdline()) for process in tree) else []
+    return tree if any("build_wheel" in command_of(process) for process in tree) else []
 
 
 # --- which versions ---------------------------------------------------------------------------------------------------
@@ -251,6 +251,18 @@ def test_a_module_that_ends_the_process_is_named(make_settings: MakeSettings, tm
         run(Built.make(make_settings(UV_FIND_LINKS=str(tmp_path / "links")), "kwcrash", smoke_imports=("kwcrash",)))
 
 
+def test_a_module_that_only_wants_a_gpu_fails_no_build_on_a_machine_without_one(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    module = 'raise ImportError("libcuda.so.1: cannot open shared object file")'
+    write_source_package(tmp_path / "links", "kwgpu", module=module)
+    settings = replace(make_settings(UV_FIND_LINKS=str(tmp_path / "links")), gpu_present=False)
+    built = run(Built.make(settings, "kwgpu", smoke_imports=("kwgpu",)))
+    assert '"kwgpu" needs a GPU to import and this machine has none; not checked' in built.text
+    with pytest.raises(SmokeImportFailed, match=r"libcuda\.so\.1"):
+        run(Built.make(replace(settings, gpu_present=True), "kwgpu", smoke_imports=("kwgpu", "kwgpu:name")))
+
+
 def test_a_build_that_hangs_is_ended(make_settings: MakeSettings, tmp_path: Path) -> None:
     write_source_package(tmp_path / "links", "kwhang", "time.sleep(1000)")
     links = {"UV_FIND_LINKS": str(tmp_path / "links")}
@@ -263,6 +275,12 @@ def test_a_build_that_hangs_is_ended(make_settings: MakeSettings, tmp_path: Path
 def test_a_build_does_not_begin_on_a_full_disk(make_settings: MakeSettings) -> None:
     with pytest.raises(DiskFull, match=r"builds stop at .* Next: free some room"):
         run(Built.make(make_settings(KEEPWARM_BUILD_DISK_FLOOR_BYTES=str(1 << 60)), "six"))
+
+
+def test_a_folder_that_cannot_be_used_is_said_so(make_settings: MakeSettings, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where a folder should be")
+    with pytest.raises(BuildError, match=r"could not use its folder: .*data.* Next: check its owner"):
+        run(Built.make(make_settings(), "six"))
 
 
 @pytest.mark.parametrize("line", ["-r requirements.txt", "--trusted-host=evil", "six=1"])

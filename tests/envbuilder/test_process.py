@@ -14,6 +14,7 @@ import pytest
 
 from envbuilder.errors import DiskFull, LimitReached
 from envbuilder.process import BuildLog, Finished, Limits, run_child
+from tests.envbuilder.builds import gone
 from tests.support.loop import run
 from tests.support.waiting import wait_until
 
@@ -33,13 +34,6 @@ async def run_python(folder: Path, code: str, bounds: Limits, lines: list[str]) 
         limits=bounds,
         log=BuildLog(lines.append),
     )
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 GRANDCHILD = """
