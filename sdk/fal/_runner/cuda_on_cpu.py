@@ -141,11 +141,12 @@ class _Mapping:
         @functools.wraps(function)
         def make(*args: Any, **kwargs: Any) -> Any:
             device = kwargs.get("device")
-            if device is not None and self.is_cuda(device):
-                kwargs["device"] = self.cpu
-                if kwargs.get("dtype") in self.half:
-                    kwargs["dtype"] = self.full
-            return function(*args, **kwargs)
+            if device is None or not self.is_cuda(device):
+                return function(*args, **kwargs)
+            kwargs["device"] = self.cpu
+            if kwargs.get("dtype") in self.half:
+                kwargs["dtype"] = self.full
+            return self.lifted(function(*args, **kwargs))  # the dtype may come from another tensor
 
         return make
 
