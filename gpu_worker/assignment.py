@@ -56,7 +56,7 @@ class Assignment:
     passed_environ: dict[str, str] = field(default_factory=dict)
     storage_hosts: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
-    ping_seconds: float = 2.5
+    ping_seconds: float = 8.0
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

@@ -36,7 +36,7 @@ class AgentSettings:
     gpu_source: GpuSource | None = None
     passed_environ: Mapping[str, str] = field(default_factory=dict)
     stop_grace: float = 40.0
-    ping_seconds: float = 2.5
+    ping_seconds: float = 8.0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> AgentSettings:
@@ -60,7 +60,7 @@ class AgentSettings:
             gpu_source=gpu_source(environ),
             passed_environ=passed_environ(environ, names),
             stop_grace=_seconds(environ, "KEEPWARM_STOP_GRACE", 40.0),
-            ping_seconds=_seconds(environ, "KEEPWARM_PING_SECONDS", 2.5),
+            ping_seconds=_seconds(environ, "KEEPWARM_PING_SECONDS", 8.0),
         )
 
 

@@ -29,8 +29,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def service_command(name: str) -> list[str]:
-    """The command line of a service."""
-    return [sys.executable, "-m", SERVICE_MODULES[name]]
+    """The command line of a service; -P, so that nothing in the operator's current folder shadows our modules."""
+    return [sys.executable, "-P", "-m", SERVICE_MODULES[name]]
 
 
 def die_with_parent() -> None:

@@ -140,7 +140,7 @@ class MachineCheck:
 
     def __init__(self, machine_types: tuple[str, ...]) -> None:
         self.machine_types = machine_types
-        command = [sys.executable, "-m", "keepwarm", "doctor", "--json"]
+        command = [sys.executable, "-P", "-m", "keepwarm", "doctor", "--json"]
         for name in machine_types:
             command += ["--machine-type", name]
         self._process: subprocess.Popen[str] | None = None
