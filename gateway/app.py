@@ -6,7 +6,6 @@ Run and queue calls are dispatched by a few string operations, before any router
 from __future__ import annotations
 
 import asyncio
-import uuid
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -26,7 +25,7 @@ from .deployments import Deployments
 from .directory import Directory
 from .errors import CallerGone, Refusal, answer_for, is_expected, overloaded
 from .files import Files
-from .incoming import Head, read_head
+from .incoming import Head, new_request_id, read_head
 from .limits import Limits
 from .logs import Logs
 from .public import Public
@@ -65,7 +64,7 @@ class Gateway:
             await send({"type": "websocket.close", "code": 1003})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = str(uuid.uuid4())
+        request_id = new_request_id()
         try:
             head = read_head(scope)
             service, path = locate(scope["path"], head.host)

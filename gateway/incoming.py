@@ -6,6 +6,7 @@ Leaves the body to ``limits`` and the meaning of credentials to ``auth``.
 from __future__ import annotations
 
 import math
+import os
 from urllib.parse import parse_qsl, urlencode
 
 from scheduler.store.records import Priority
@@ -23,6 +24,7 @@ _NOT_PASSED = frozenset(
 )  # fmt: skip
 #: The one reserved header of callers that apps are meant to see.
 _PASSED_RESERVED = b"x-fal-object-lifecycle-preference"
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _LONGEST_TIMEOUT = 30 * 86400.0
 
 
@@ -89,6 +91,12 @@ def _note_own(head: Head, name: bytes, value: bytes) -> None:
         head.forwarded_host = value
     elif name == b"x-forwarded-proto":
         head.forwarded_proto = value
+
+
+def new_request_id() -> str:
+    """A random UUID, as ``uuid.uuid4`` makes them but in a quarter of the time: every request needs one."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def start_timeout(head: Head) -> float | None:

@@ -17,11 +17,13 @@ from scheduler.store.errors import StoreError
 from scheduler.store.records import RequestRecord, RequestState
 from scheduler.store.subscriptions import Subscription
 
+from .asgi import Receive, until_hang_up
+
 log = structlog.get_logger("gateway.results")
 
 #: Seconds after which a waiter's record is read without having been pushed.
 REREAD_SECONDS = 2.0
-_TICK_SECONDS = 0.5
+_TICK_SECONDS = 0.2
 _READ_AT_ONCE = 64
 #: Seconds past its start deadline that a request is left to the scheduler.
 _SCHEDULER_GRACE = 2.0
@@ -35,11 +37,23 @@ class Waiter:
     """
 
     __slots__ = (
-        "_future", "_loop", "app", "deadline", "expired", "gone", "lost", "next_read", "output", "record", "request_id",
-        "start_deadline",
+        "_future", "_loop", "_receive", "_watching", "app", "deadline", "expired", "gone", "lost", "next_read",
+        "output", "record", "request_id", "start_deadline",
     )  # fmt: skip
 
-    def __init__(self, app: str, request_id: str, deadline: float, start_deadline: float | None, now: float) -> None:
+    def __init__(
+        self,
+        app: str,
+        request_id: str,
+        deadline: float,
+        start_deadline: float | None,
+        now: float,
+        loop: asyncio.AbstractEventLoop,
+        receive: Receive,
+    ) -> None:
+        self._loop = loop
+        self._receive = receive
+        self._watching: asyncio.Task[None] | None = None
         self.app = app
         self.request_id = request_id
         self.deadline = deadline
@@ -50,7 +64,6 @@ class Waiter:
         self.gone = False
         self.expired = False
         self.lost = False
-        self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
@@ -64,10 +77,20 @@ class Waiter:
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
-    def hang_up(self) -> None:
-        """The caller is gone."""
+    def watch(self) -> None:
+        """Begin to notice when the caller hangs up. Answers that come at once need nobody to watch."""
+        if self._watching is None:
+            self._watching = self._loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        await until_hang_up(self._receive)
         self.gone = True
         self.wake()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self._watching is not None:
+            self._watching.cancel()
 
 
 class Results:
@@ -78,6 +101,7 @@ class Results:
         self._store = store
         self._max_wait = max_wait
         self._waiters: dict[str, Waiter] = {}
+        self._loop: asyncio.AbstractEventLoop
         self._subscription: Subscription | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._reads: set[asyncio.Task[None]] = set()
@@ -87,7 +111,8 @@ class Results:
         self._subscription = await self._store.subscribe(
             {keys.channel_gateway(self.gateway_id): self._on_push}, on_reconnect=self._read_all_soon
         )
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep_for_ever(), name="results-sweeper")
+        self._loop = asyncio.get_running_loop()
+        self._sweeper = self._loop.create_task(self._sweep_for_ever(), name="results-sweeper")
 
     async def close(self) -> None:
         """Stop listening; waiters that are left are not woken."""
@@ -97,17 +122,21 @@ class Results:
         if self._subscription is not None:
             await self._subscription.close()
 
-    def expect(self, app: str, request_id: str, start_timeout: float | None) -> Waiter:
-        """Begin to wait; call it before the submit, so that no push can come too early."""
+    def expect(self, app: str, request_id: str, start_timeout: float | None, receive: Receive) -> Waiter:
+        """Begin to wait; call it before the submit, so that no push can come too early.
+
+        ``receive`` is where the caller's hanging up is heard, once the body has been read.
+        """
         now = time.monotonic()
         start_deadline = None if start_timeout is None else now + start_timeout
-        waiter = Waiter(app, request_id, now + self._max_wait, start_deadline, now)
+        waiter = Waiter(app, request_id, now + self._max_wait, start_deadline, now, self._loop, receive)
         self._waiters[request_id] = waiter
         return waiter
 
     def forget(self, waiter: Waiter) -> None:
         """Nobody waits for it any more."""
         self._waiters.pop(waiter.request_id, None)
+        waiter.close()
 
     def _on_push(self, payload: bytes) -> None:
         if payload[:7] == b"output ":
@@ -124,7 +153,7 @@ class Results:
             waiter.record = record
             waiter.wake()
         else:  # too large to be pushed
-            task = asyncio.get_running_loop().create_task(self._read(waiter))
+            task = self._loop.create_task(self._read(waiter))
             self._reads.add(task)
             task.add_done_callback(self._reads.discard)
 
@@ -141,12 +170,14 @@ class Results:
                 log.warning("waiting requests could not be read again", error=str(error), waiting=len(self._waiters))
 
     async def sweep(self) -> int:
-        """Read again what has waited too long for a push; returns how many were read.
+        """Watch over callers that wait for longer; read again what waits for its push. Returns how many were read.
 
         Raises:
             StoreError: the store does not answer; the next sweep tries again.
         """
         now = time.monotonic()
+        for waiter in self._waiters.values():
+            waiter.watch()
         due = [waiter for waiter in self._waiters.values() if waiter.next_read <= now]
         for start in range(0, len(due), _READ_AT_ONCE):
             await asyncio.gather(*(self._read(waiter, strict=True) for waiter in due[start : start + _READ_AT_ONCE]))

@@ -16,7 +16,7 @@ from scheduler.store.records import AppRecord, Submission
 
 from . import answers, cors, incoming
 from .addresses import Addresses, split_app
-from .asgi import Headers, Receive, Scope, Send, respond, until_hang_up
+from .asgi import Headers, Receive, Scope, Send, respond
 from .auth import Keys, check_app
 from .directory import Directory
 from .errors import CallerGone, Refusal, method_not_allowed
@@ -26,8 +26,6 @@ from .results import Results, Waiter
 
 log = structlog.get_logger("gateway.run")
 
-#: Answers that come sooner need nobody to watch whether the caller hangs up.
-WATCH_AFTER = 0.05
 _CONSUMED = frozenset({"fal_webhook", "fal_max_queue_length"})
 _NO_METHODS = frozenset({"CONNECT", "TRACE"})
 
@@ -121,10 +119,10 @@ class Run:
             gateway=self._results.gateway_id,
         )
         self._limits.enter()
-        waiter = self._results.expect(app, request_id, start_timeout)
+        waiter = self._results.expect(app, request_id, start_timeout, receive)
         try:
             await self._store.requests.submit(submission)
-            await self._answer(waiter, receive, send, head)
+            await self._answer(waiter, send, head)
         except asyncio.CancelledError:
             # The gateway is stopping and will not wait any longer. Nobody could ever fetch this answer.
             await asyncio.shield(self._cancel(waiter))
@@ -133,27 +131,20 @@ class Run:
             self._results.forget(waiter)
             self._limits.leave()
 
-    async def _answer(self, waiter: Waiter, receive: Receive, send: Send, head: Head) -> None:
+    async def _answer(self, waiter: Waiter, send: Send, head: Head) -> None:
         own: Headers = [(b"x-fal-request-id", waiter.request_id.encode("ascii"))]
         if head.origin:
             own += cors.ALLOW
-        watch: list[asyncio.Task[None]] = []
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(WATCH_AFTER, _start_watching, watch, receive, waiter)
-        try:
-            while True:
-                await waiter.wait()
-                if waiter.record is not None and not waiter.output:
-                    status, headers, body = answers.final(waiter.record)
-                    await respond(send, status, headers + own, body)
-                    return
-                if await Stream(self._store, waiter, send, own, self._write_timeout).run():
-                    return
-                await self._check_end(waiter)
-        finally:
-            timer.cancel()
-            for task in watch:
-                task.cancel()
+        while True:
+            await waiter.wait()
+            if waiter.record is not None and not waiter.output:
+                status, headers, body = answers.final(waiter.record)
+                headers += own
+                await respond(send, status, headers, body)
+                return
+            if await Stream(self._store, waiter, send, own, self._write_timeout).run():
+                return
+            await self._check_end(waiter)
 
     async def _check_end(self, waiter: Waiter) -> None:
         """Ends the wait when there is nothing more to wait for."""
@@ -173,15 +164,6 @@ class Run:
             await self._store.requests.cancel(waiter.app, waiter.request_id, error_type="client_disconnected")
         except StoreError as error:
             log.warning("a request whose caller left was not cancelled", request_id=waiter.request_id, error=str(error))
-
-
-def _start_watching(watch: list[asyncio.Task[None]], receive: Receive, waiter: Waiter) -> None:
-    watch.append(asyncio.get_running_loop().create_task(_watch(receive, waiter)))
-
-
-async def _watch(receive: Receive, waiter: Waiter) -> None:
-    await until_hang_up(receive)
-    waiter.hang_up()
 
 
 class Stream:

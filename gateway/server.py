@@ -16,6 +16,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from . import wire
 from .settings import Settings
 
+#: Bytes a second that a body must bring on average.
+_SLOWEST_BODY = 16 * 1024
+
 
 class _HeadTooLarge(Exception):
     """The request line and headers are over the limit."""
@@ -28,22 +31,23 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
     """
     max_head = settings.max_header_bytes
     max_body_wire = 2 * settings.max_body_bytes + 65536  # framing included
-    timeout = settings.header_timeout
+    head_timeout, body_timeout = settings.header_timeout, settings.body_timeout
 
     class BoundedProtocol(HttpToolsProtocol):
         _in_head = False
         _in_body = False
         _head_parsed = 0  # bytes of the head that the parser has handed out
         _wire = 0  # bytes received for the current part of the message, while that part did not end
-        _head_timer: asyncio.TimerHandle | None = None
+        _timer: asyncio.TimerHandle | None = None  # armed while a head or a body is incomplete
+        _body_began = 0.0
         _too_large = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._head_timer = self.loop.call_later(timeout, self._head_too_slow)
+            self._timer = self.loop.call_later(head_timeout, self._head_too_slow)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_head_timer()
+            self._stop_timer()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -51,17 +55,27 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
                 return
             was_in_body = self._in_body
             super().data_received(data)
+            if not (self._in_head or self._in_body):
+                if self._timer is not None:
+                    self._stop_timer()
+                if not self._is_idle():
+                    return  # the usual request came in one piece and costs no timer
             if self._in_body:
-                self._check_wire(len(data), max_body_wire)
-            elif self._in_head and not was_in_body:
+                self._body_goes_on(len(data), was_in_body)
+                return
+            if self._in_head and not was_in_body:
                 # A header that never ends is not handed out by the parser, so that it must be counted here.
                 self._check_wire(len(data), max_head)
-            # Armed only for a head that did not arrive in one piece: the usual request costs no timer.
-            if self._in_head or self._is_idle():
-                if self._head_timer is None:
-                    self._head_timer = self.loop.call_later(timeout, self._head_too_slow)
-            elif self._head_timer is not None:
-                self._stop_head_timer()
+            if self._timer is None or was_in_body:
+                self._stop_timer()
+                self._timer = self.loop.call_later(head_timeout, self._head_too_slow)
+
+        def _body_goes_on(self, size: int, was_in_body: bool) -> None:
+            if not was_in_body:
+                self._stop_timer()
+                self._body_began = self.loop.time()
+                self._timer = self.loop.call_later(body_timeout, self._body_too_slow)
+            self._check_wire(size, max_body_wire)
 
         def on_message_begin(self) -> None:
             self._in_head = True
@@ -99,29 +113,38 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
                 self._too_large = not self._in_body
                 self.send_400_response("")
 
-        def _stop_head_timer(self) -> None:
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
 
         def _head_too_slow(self) -> None:
-            self._head_timer = None
+            self._timer = None
             if self._is_idle() and not self.transport.is_closing():
                 self.transport.close()
+
+        def _body_too_slow(self) -> None:
+            self._timer = None
+            if self._in_body and not self.transport.is_closing():
+                if self._wire < _SLOWEST_BODY * (self.loop.time() - self._body_began):
+                    self._refuse(400, "The body did not arrive in time.")
+                else:
+                    self._timer = self.loop.call_later(body_timeout, self._body_too_slow)
 
         def _is_idle(self) -> bool:
             return self.cycle is None or self.cycle.response_complete
 
         def send_400_response(self, msg: str) -> None:
             """What uvicorn calls for HTTP that it cannot read."""
-            if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
-                self.transport.close()  # in the middle of an answer there is no place for another
-                return
             if self._too_large:
-                status, text = 431, f"The request line and headers are over the limit of {max_head} bytes."
+                self._refuse(431, f"The request line and headers are over the limit of {max_head} bytes.")
             else:
-                status, text = 400, "This is not valid HTTP/1.1."
-            self.transport.write(_plain_answer(status, text))
+                self._refuse(400, "This is not valid HTTP/1.1.")
+
+        def _refuse(self, status: int, detail: str) -> None:
+            # In the middle of an answer there is no place for another.
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+                self.transport.write(_plain_answer(status, detail))
             self.transport.close()
 
         def _unsupported_upgrade_warning(self) -> None:

@@ -31,7 +31,7 @@ class Settings:
         max_buffered_bytes: bodies being received or handed to the store, of all callers together; beyond it 503.
         max_header_bytes: request line and headers together.
         header_timeout: from the first byte (or the connect) to the last header.
-        body_timeout: to receive a whole body; added to it is one second per 64 KiB.
+        body_timeout: how often a body that is still arriving is looked at; on average it must bring 16 KiB a second.
         idle_timeout: a kept-alive connection without a request.
         write_timeout: a caller who takes nothing of a streamed answer for so long is cut off.
         max_waiting: direct requests waiting in this process; beyond it 503.
