@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from fal.exceptions import AppException, FieldException, GPUException
 from fal.exceptions._gpu import classify
 
+#: Longer texts (a picture as a data URI, say) are not sent back to a caller whose other field was wrong.
+_MAX_ECHO = 64 * 1024
 _NOT_BILLED = {"x-fal-billable-units": "0"}
 
 
@@ -69,6 +71,8 @@ def _units(value: float) -> str:
 def json_safe(value: Any) -> Any:
     """``value`` in a form that every JSON writer accepts: pydantic puts the caller's raw input into its errors."""
     if isinstance(value, str):
+        if len(value) > _MAX_ECHO:
+            return f"<{len(value)} characters>"
         return value.encode("utf-8", "replace").decode("utf-8")
     if value is None or isinstance(value, bool | int):
         return value

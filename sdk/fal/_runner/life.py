@@ -146,7 +146,11 @@ class Life:
         if self._start.cpu_fallback_for:
             headers.append((b"x-keepwarm-device", self._device().encode("latin-1", "replace")))
         if type(self._instance).provide_hints is not _no_hints():
-            hints = hints_header(self._instance)
+            try:
+                hints = hints_header(self._instance)
+            except Exception as error:  # noqa: BLE001 - user code; a missing hint must not cost the answer
+                self._output.exception(error)
+                hints = None
             if hints:
                 headers.append((b"x-fal-runner-hints", hints.encode("latin-1")))
         return headers

@@ -103,7 +103,7 @@ class LineWriter(io.TextIOBase):
 
     def end_request(self, request_id: str) -> None:
         """Pass on what the request left without a line end."""
-        for key in [key for key in self._partial if key[0] == request_id]:
+        for key in [key for key in list(self._partial) if key[0] == request_id]:  # other threads print meanwhile
             rest = self._partial.pop(key, "").strip("\r")
             if rest:
                 self._emit(rest, request_id)

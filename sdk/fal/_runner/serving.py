@@ -50,7 +50,7 @@ class Exchange:
         "answered", "cancelled", "request", "started", "streaming", "task",
     )  # fmt: skip
 
-    def __init__(self, request: Request, channel: Channel, extra_headers: Headers) -> None:
+    def __init__(self, request: Request, channel: Channel, extra_headers: Callable[[], Headers]) -> None:
         self.request = request
         self.task: asyncio.Task[None] | None = None
         self.answered = False
@@ -85,7 +85,7 @@ class Exchange:
         kind = message["type"]
         if kind == "http.response.start":
             self._status = message["status"]
-            self._headers = [*message.get("headers", ()), *self._extra_headers]
+            self._headers = [*message.get("headers", ()), *self._extra_headers()]
             # An answer of unknown length is a stream: its caller wants the start now, not with the first piece.
             if self.request.stream and not any(key == b"content-length" for key, _ in self._headers):
                 self._start_stream()
@@ -118,7 +118,7 @@ class Exchange:
             self.answered = True
             self._channel.send(ResponseEnd(self.request.id, self.request.attempt, detail))
             return
-        self._status, self._headers, self._parts = status, [_JSON, *self._extra_headers], []
+        self._status, self._headers, self._parts = status, [_JSON, *self._extra_headers()], []
         self._answer(b'{"detail":"%b"}' % detail.replace("\\", "\\\\").replace('"', '\\"').encode())
 
     def _start_stream(self) -> None:
@@ -162,7 +162,7 @@ class Serving:
         app: the ASGI app.
         channel: where answers go.
         output: the streams whose lines belong to requests.
-        extra_headers: called for each request; headers added to its answer.
+        extra_headers: called for each answer; headers added to it.
         paths: the app's routes; one that ends in ``/cancel`` is told of cancellations.
     """
 
@@ -210,7 +210,7 @@ class Serving:
                 exchange.task.cancel()
 
     def _accept(self, request: Request) -> None:
-        exchange = Exchange(request, self._channel, self._extra_headers())
+        exchange = Exchange(request, self._channel, self._extra_headers)
         self._running[request.id] = exchange
         self._idle.clear()
         self._on_base_url(request.base_url)
