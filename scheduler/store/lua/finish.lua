@@ -11,7 +11,7 @@ if r and r.attempt == attempt and r.worker == worker_id then
     end_request(request_id, r, status, 'finish', result, error_type, '', 1)
     kept = 1
   elseif r.ended_by == 'finish' then
-    kept = 1
+    return { 1, '' } -- the first answer was lost, and what it claimed with it: claim looks for that
   end
 end
 if claim_more ~= '1' then return { kept, '' } end

@@ -1,0 +1,220 @@
+"""Apps, revisions, sessions, workers and what the scheduler sees of them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fal._spec import AppSpec, BundleFile, EndpointSpec, EnvironmentSpec, ScalingSpec
+
+from scheduler.store import NotFound, keys
+from scheduler.store.records import RequestState, RevisionState, WorkerState
+from tests.store.scene import APP, OK, revision, scene
+from tests.support.waiting import await_until
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_revision_comes_back_as_it_was_stored(redis_url: str, tmp_path: Path) -> None:
+    spec = AppSpec(
+        name="painter",
+        class_name="Painter",
+        entry_file="painter.py",
+        environment=EnvironmentSpec("3.11", (("torch==2.3.0",), ("numpy",)), ("numpy<2",), "2024-06-10", ("torch",)),
+        machine_types=("GPU-A100", "M"),
+        scaling=ScalingSpec(keep_alive=300, max_concurrency=5),
+        auth="shared",
+        skip_retry_conditions=("timeout",),
+        retry_config={"timeout": 2},
+        secrets=("HF_TOKEN",),
+        endpoints=(EndpointSpec("/", "run"), EndpointSpec("/ws", "talk", is_websocket=True)),
+        metadata={"openapi": {"tags": ["a", "b"]}},
+    )
+    async with scene(redis_url, tmp_path) as s:
+        record = replace(
+            revision("r2"), spec=spec, files=(BundleFile("painter.py", "a" * 64, 7, True),), message="first"
+        )
+        await s.store.apps.put_revision(record)
+        stored = await s.store.apps.revision(APP, "r2")
+        assert stored is not None
+        assert stored == replace(record, created_at_ms=stored.created_at_ms)
+        assert stored.created_at_ms > 0
+        assert [r.revision for r in await s.store.apps.revisions(APP)] == ["r1", "r2"]
+        await s.store.apps.set_revision_state(APP, "r2", RevisionState.FAILED, "no such package")
+        await s.store.apps.set_openapi(APP, "r2", "{}")
+        stored = await s.store.apps.revision(APP, "r2")
+        assert stored is not None
+        assert (stored.state, stored.error, stored.openapi) == (RevisionState.FAILED, "no such package", "{}")
+        with pytest.raises(NotFound):
+            await s.store.apps.set_openapi(APP, "r9", "{}")
+
+
+async def test_settings_survive_a_deploy_unless_it_brings_its_own(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        apps = s.store.apps
+        app = await apps.get(APP)
+        assert app is not None
+        assert (app.auth, app.scaling, app.ephemeral) == ("private", ScalingSpec(), False)
+        await apps.set_scaling(APP, ScalingSpec(max_concurrency=9))
+        await apps.set_auth(APP, "shared")
+        moved = await apps.point(APP, "r2", auth=None, scaling=None, ephemeral=False)
+        assert (moved.revision, moved.auth, moved.scaling.max_concurrency) == ("r2", "shared", 9)
+        own = await apps.point(APP, "r3", auth="public", scaling=ScalingSpec(keep_alive=1), ephemeral=False)
+        assert (own.auth, own.scaling.keep_alive, own.created_at_ms) == ("public", 1, app.created_at_ms)
+        assert [a.app for a in await apps.list()] == [APP]
+        with pytest.raises(NotFound):
+            await apps.set_auth("alice/nothing", "public")
+        assert await apps.get("alice/nothing") is None
+
+
+async def test_an_ephemeral_app_ends_with_its_session(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        apps = s.store.apps
+        created = await apps.point("alice/e", "r1", auth=None, scaling=None, ephemeral=True, session_ttl_s=30)
+        assert created.auth == "public"
+        assert await apps.expired_sessions() == []
+        await apps.touch_session("alice/e", 0)
+
+        async def expired() -> bool:
+            return await apps.expired_sessions() == ["alice/e"]
+
+        await await_until(expired, "the session to end")
+        assert await apps.delete("alice/e")
+        assert await apps.expired_sessions() == []
+        assert await apps.get("alice/e") is None
+
+
+async def test_deleting_an_app_ends_what_waits_and_lets_finish_what_runs(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        running = await s.claimed(inbox)
+        await s.submit("waiting")
+        assert await s.store.apps.delete(APP)
+        assert not await s.store.apps.delete(APP), "safe to repeat"
+        with pytest.raises(NotFound):
+            await s.submit("late")
+        record = await s.requests.get(APP, "waiting")
+        assert record is not None
+        assert record.outcome is not None
+        assert (record.state, record.outcome.status) == (RequestState.ERROR, 404)
+        assert await s.store.workers.beat(APP, "w1", 1) == "drain"
+        assert await inbox.finish(running, OK)
+        assert await s.requests.state(APP, running.request_id) is RequestState.COMPLETED
+        assert await s.store.apps.list() == []
+        assert await s.store.apps.names() == [APP], "it may still have workers to stop"
+        await s.store.workers.remove(APP, "w1", "drained")
+        for key in await s.redis("KEYS", f"{{{APP}}}*"):
+            assert await s.redis("PTTL", key) > 0, f"{key!r} would stay for ever"
+
+        await s.store.apps.put_revision(revision())
+        await s.store.apps.point(APP, "r1", auth=None, scaling=None, ephemeral=False)
+        assert await s.redis("PTTL", keys.queue_normal(APP)) == -1
+        assert [a.app for a in await s.store.apps.list()] == [APP]
+
+
+async def test_startup_failures_in_a_row_are_counted(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        apps = s.store.apps
+        assert [await apps.startup_failed(APP, "r1", f"boom {n}") for n in range(3)] == [1, 2, 3]
+        record = await apps.revision(APP, "r1")
+        assert record is not None
+        assert (record.startup_failures, record.last_startup_error) == (3, "boom 2")
+        assert record.last_startup_failure_at_ms is not None
+        await apps.startup_succeeded(APP, "r1", '{"openapi":"3.1.0"}')
+        record = await apps.revision(APP, "r1")
+        assert record is not None
+        assert (record.startup_failures, record.last_startup_error, record.openapi) == (
+            *(0, None, '{"openapi":"3.1.0"}'),
+        )
+        assert await apps.startup_failed(APP, "gone", "boom") == 0
+        assert await s.redis("EXISTS", keys.revision(APP, "gone")) == 0
+
+
+async def test_the_scheduler_is_woken_once_for_a_burst_and_again_after_it_looked(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        heard: list[bytes] = []
+        await s.store.apps.observe(APP)
+        await s.store.subscribe({keys.channel_wake(): heard.append})
+
+        async def count(expected: int) -> None:
+            async def reached() -> bool:
+                return len(heard) >= expected
+
+            await await_until(reached, f"{expected} wake-ups")
+            await s.redis("PING")
+            assert heard == [APP.encode()] * expected
+
+        await asyncio.gather(*(s.submit() for _ in range(30)))
+        await count(1)
+        seen = await s.store.apps.observe(APP)
+        assert (seen.queued, seen.in_progress, seen.delayed) == (30, 0, 0)
+        assert seen.oldest_queued_at_ms is not None
+        assert 0 <= seen.now_ms - seen.oldest_queued_at_ms < 5000
+        await s.submit()
+        await count(2)
+
+
+async def test_a_worker_from_placing_to_its_end(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        workers = s.store.workers
+        told: list[bytes] = []
+        await s.store.subscribe({keys.channel_host("box"): told.append})
+        await s.place("w1")
+        assert await workers.orders("box") == {"w1": APP}
+        placed = await workers.get(APP, "w1")
+        assert placed is not None
+        assert (placed.state, placed.ready_at_ms, placed.beat_at_ms) == (WorkerState.PENDING, None, None)
+        assert await workers.update(APP, "w1", state=WorkerState.SETUP, stages={"boot": 0.2})
+        assert await workers.beat(APP, "w1", 0) is None
+        assert await workers.update(APP, "w1", ready=True, device="cuda", stages={"boot": 0.2, "setup": 3.5})
+        ready = (await workers.list(APP))[0]
+        assert (ready.state, ready.device, ready.stages) == (WorkerState.IDLE, "cuda", {"boot": 0.2, "setup": 3.5})
+        assert ready.idle_since_ms == ready.ready_at_ms is not None
+        assert await workers.request_stop(APP, "w1", "drain", "scaled down")
+        assert await workers.beat(APP, "w1", 0) == "drain"
+        assert await workers.request_stop(APP, "w1", "kill", "took too long")
+        assert await workers.request_stop(APP, "w1", "drain", "later")
+        assert await workers.beat(APP, "w1", 0) == "kill", "a kill is not taken back"
+        await workers.remove(APP, "w1", "killed")
+        assert await workers.list(APP) == []
+        assert await workers.orders("box") == {}
+        ended = await workers.get(APP, "w1")
+        assert ended is not None
+        assert (ended.state, ended.reason) == (WorkerState.TERMINATED, "killed")
+        assert not await workers.request_stop(APP, "w1", "kill", "again")
+        await workers.remove(APP, "unknown", "never was")
+        assert told == [b"w1"]
+
+
+async def test_silent_workers(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        await s.place("never")
+        assert await s.store.workers.silent(APP, 60_000) == []
+
+        async def silent() -> bool:
+            return [w.worker_id for w in await s.store.workers.silent(APP, 5)] == ["never"]
+
+        await await_until(silent, "the worker to be silent")
+        await s.store.workers.beat(APP, "never", 0)
+        assert await s.store.workers.silent(APP, 2000) == []
+
+
+async def test_a_beat_counts_the_load_afresh(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        claim = await s.claimed(inbox)
+        await s.redis("HSET", keys.worker(APP, "w1"), "in_flight", 5)
+        await s.store.workers.beat(APP, "w1", 1)
+        worker = await s.store.workers.get(APP, "w1")
+        assert worker is not None
+        assert worker.in_flight == 1
+        await inbox.finish(claim, OK)
+        await s.redis("HSET", keys.worker(APP, "w1"), "in_flight", 2, "state", "RUNNING")
+        await s.store.workers.beat(APP, "w1", 0)
+        worker = await s.store.workers.get(APP, "w1")
+        assert worker is not None
+        assert (worker.in_flight, worker.state) == (0, WorkerState.IDLE)
