@@ -144,7 +144,9 @@ def _install_arguments(
 
 def _index_variables(layer: Layer, settings: BuildSettings) -> dict[str, str]:
     """Indexes travel as variables: their addresses may hold passwords."""
-    variables = {"UV_DEFAULT_INDEX": layer.index_url or settings.default_index}
+    variables = {}
+    if default := layer.index_url or settings.default_index:
+        variables["UV_DEFAULT_INDEX"] = default
     if extra := (*layer.extra_index_urls, *settings.extra_indexes):
         variables["UV_EXTRA_INDEX_URL"] = " ".join(extra)
     if places := (*layer.find_links, *settings.find_links):

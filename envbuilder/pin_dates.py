@@ -7,11 +7,15 @@ Lower bounds count too: before ``diffusers>=0.42`` could be met, no date helps.
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import ssl
+import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import uv
 from packaging.tags import Tag, compatible_tags, cpython_tags, platform_tags
 from packaging.utils import (
     InvalidSdistFilename,
@@ -50,7 +54,7 @@ async def moment_of_the_pins(
     certificates = settings.child_environment.get("SSL_CERT_FILE")
     verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=certificates) if certificates else True
     async with httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=True, verify=verify) as client:
-        urls = index_urls(asked, settings)
+        urls = await asyncio.to_thread(index_urls, asked, settings)
         times = await asyncio.gather(*(_when(client, limits, urls, wanted, python) for wanted in bound))
     dated = [(wanted, moment) for wanted, moment in zip(bound, times, strict=True) if moment is not None]
     if not any(wanted.exact_version for wanted, _ in dated):
@@ -80,9 +84,19 @@ def index_urls(asked: Asked, settings: BuildSettings) -> tuple[str, ...]:
     """In uv's order: extra indexes before the default one. ``file:`` indexes know no upload times."""
     named = [entry.rpartition("=")[2] for entry in settings.child_environment.get("UV_INDEX", "").split()]
     own = [url for layer in asked.layers for url in layer.extra_index_urls]
-    default = next((layer.index_url for layer in asked.layers if layer.index_url), settings.default_index)
-    urls = [*own, *named, *settings.extra_indexes, default]
+    given = next((layer.index_url for layer in asked.layers if layer.index_url), settings.default_index)
+    urls = [*own, *named, *settings.extra_indexes, given or index_of_uv()]
     return tuple(dict.fromkeys(url.rstrip("/") for url in urls if url.startswith(("https://", "http://"))))
+
+
+@functools.cache
+def index_of_uv() -> str:
+    """The index that uv asks when it is told none: the head line of an empty resolution says it."""
+    command = [uv.find_uv_bin(), "pip", "compile", "--no-config", "--quiet", "--emit-index-url", "-"]
+    done = subprocess.run(
+        command, input="", capture_output=True, text=True, env={"PATH": os.defpath}, timeout=_TIMEOUT_S, check=False
+    )
+    return next((line.split()[1] for line in done.stdout.splitlines() if line.startswith("--index-url ")), "")
 
 
 def first_met(files: Sequence[dict[str, Any]], wanted: Wanted, python: tuple[int, int]) -> datetime | None:

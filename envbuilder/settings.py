@@ -22,7 +22,6 @@ _PASSED_ON = """
     UV_NATIVE_TLS UV_SYSTEM_CERTS UV_OFFLINE UV_CONCURRENT_BUILDS UV_CONCURRENT_DOWNLOADS UV_CONCURRENT_INSTALLS
     OPENBLAS_CORETYPE OPENBLAS_L2_SIZE
 """
-_DEFAULT_INDEX = "https://pypi.org/simple"
 _GPU_SIGNS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia/version", "/dev/dxg")
 
 
@@ -35,6 +34,7 @@ class BuildSettings:
         uv_cache: uv's cache; on the same filesystem, or every install copies across.
         child_environment: the only variables that uv, source builds and smoke imports see.
         default_index, extra_indexes, find_links: the operator's, in uv's meaning; the first index that has a name wins.
+            No default index: the one that uv itself knows.
         link_mode: how files come from uv's cache into an environment. ``auto`` clones where the filesystem can and
             copies elsewhere. ``hardlink`` is for operators whose runners cannot write to environments: with it a
             changed file changes in every environment at once. (uv's own ``clone`` quietly falls back to hard links.)
@@ -51,7 +51,7 @@ class BuildSettings:
     environments: Path
     uv_cache: Path
     child_environment: Mapping[str, str] = field(default_factory=dict)
-    default_index: str = _DEFAULT_INDEX
+    default_index: str | None = None
     extra_indexes: tuple[str, ...] = ()
     find_links: tuple[str, ...] = ()
     link_mode: LinkMode = "auto"
@@ -96,12 +96,12 @@ class BuildSettings:
         return self.torch_backend == "cpu" or (self.torch_backend == "auto" and not self.gpu_present)
 
 
-def _indexes(environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+def _indexes(environ: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
     default = environ.get("UV_DEFAULT_INDEX") or environ.get("UV_INDEX_URL")
     extra = environ.get("UV_EXTRA_INDEX_URL")
     if not default and not extra and not environ.get("UV_INDEX"):
         default, extra = environ.get("PIP_INDEX_URL"), environ.get("PIP_EXTRA_INDEX_URL")
-    return default or _DEFAULT_INDEX, tuple((extra or "").split())
+    return default or None, tuple((extra or "").split())
 
 
 def _find_links(environ: Mapping[str, str]) -> tuple[str, ...]:

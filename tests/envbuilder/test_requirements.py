@@ -29,13 +29,13 @@ def test_options_hold_for_their_layer_in_every_spelling() -> None:
     asked = parse(
         [
             ["--extra-index-url https://a/simple", "--extra-index-url", "https://b/simple", "x", "--pre"],
-            ["-f https://links", "--find-links=/opt/wheels", "-i=https://main/simple", "y"],
+            ["-f https://links", "--find-links=/srv/wheels", "-i=https://main/simple", "y"],
         ]
     )
     first, second = asked.layers
     assert first.extra_index_urls == ("https://a/simple", "https://b/simple")
     assert first.pre
-    assert second == Layer(second.wanted, "https://main/simple", (), ("https://links", "/opt/wheels"), pre=False)
+    assert second == Layer(second.wanted, "https://main/simple", (), ("https://links", "/srv/wheels"), pre=False)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_options_hold_for_their_layer_in_every_spelling() -> None:
         ("torch=2.3.0", 'write "torch==2.3.0"'),
         ("torch numpy", "one requirement per item"),
         ("./pkg-1-py3-none-any.whl", "paths stay on your machine"),
-        ("pkg @ file:///root/pkg.whl", "only the machine that wrote it"),
+        ("pkg @ file:///home/me/pkg.whl", "only the machine that wrote it"),
         ("six\nnumpy", "line break"),
         ("!!", "is not a requirement"),
     ],
