@@ -29,8 +29,8 @@ _BLOCK = 1 << 20
 class Bundle:
     """What travels: ``files`` for the server, ``paths`` from SHA-256 to a local file with those bytes.
 
-    ``entry_file`` is the app's file inside the bundle; ``third_party`` the top-level modules that it cannot do without,
-    ``perhaps`` those that only functions of helper modules import.
+    ``entry_file`` is the app's file inside the bundle; ``third_party`` what it cannot do without, as ``module`` or
+    ``module:name``; ``perhaps`` those that only functions of helper modules import.
     """
 
     entry_file: str

@@ -112,7 +112,18 @@ class EmbeddedPlatform:
                 why=f"{sys.executable} has no package keepwarm, and KEEPWARM_URL is not set.",
                 next_step="install keepwarm in this Python environment, or set KEEPWARM_URL.",
             )
-        command = [sys.executable, "-P", "-m", "keepwarm", "up", "--ephemeral", "--port", "0", "--data", str(self._folder)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "keepwarm",
+            "up",
+            "--ephemeral",
+            "--port",
+            "0",
+            "--data",
+            str(self._folder),
+        ]
         if self._cpu_fallback:
             command.append("--cpu-fallback")
         try:

@@ -155,8 +155,8 @@ class LocalImports:
     Args:
         roots: folders to search, first match wins; the app's own folder comes first, as in ``sys.path``.
 
-    ``third_party`` are the top-level modules that the app cannot do without; ``perhaps`` those that only functions of
-    its helper modules import, which it may never call.
+    ``third_party`` are what the app cannot do without, as ``module`` or ``module:name``; ``perhaps`` what only
+    functions of its helper modules import, which it may never call.
     """
 
     roots: Sequence[Path]
@@ -205,7 +205,7 @@ class LocalImports:
         top = module.partition(".")[0]
         if statement.level == 0 and statement.certain and top != "fal":
             late_help = statement.late and source.path != self._entry
-            (self.perhaps if late_help else self.third_party).add(top)
+            (self.perhaps if late_help else self.third_party).update(_as_asked(module, statement.names))
         return []
 
     def _locate(self, module: str) -> Iterator[Source]:
@@ -246,3 +246,8 @@ def _absolute(source: Source, statement: Import) -> str | None:
     if kept <= 0:
         return None
     return ".".join([*package[:kept], *([statement.module] if statement.module else [])])
+
+
+def _as_asked(module: str, names: Sequence[str]) -> list[str]:
+    """``from m import a, b`` as ``m:a`` and ``m:b``: a lazy library does its work only when it is asked for ``a``."""
+    return [f"{module}:{name}" for name in names if name != "*"] or [module]

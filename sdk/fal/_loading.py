@@ -296,4 +296,5 @@ def _bundle(file: Path, settings: AppSettings, roots: Sequence[Path]) -> Bundle:
 
 def _smoke_imports(bundle: Bundle, settings: AppSettings) -> tuple[str, ...]:
     lines = flat(settings.environment["requirements"])
-    return tuple(sorted({*bundle.third_party, *(name for name in bundle.perhaps if names_requirement(name, lines))}))
+    listed = (name for name in bundle.perhaps if names_requirement(re.split("[.:]", name)[0], lines))
+    return tuple(sorted({*bundle.third_party, *listed}))

@@ -33,7 +33,7 @@ class EnvironmentSpec:
         constraints: pip constraint lines applied to every layer.
         exclude_newer: RFC 3339 date or time; only distributions uploaded before it are considered. ``None`` lets the
             builder resolve "as of the pins" where exact pins and floating names mix.
-        smoke_imports: modules that the app's files import; imported once after the install.
+        smoke_imports: what the app's files import, as ``module`` or ``module:name``; tried once after the install.
     """
 
     python_version: str

@@ -124,7 +124,7 @@ def test_what_is_tried_after_the_install(project: Path) -> None:
         },
     )
     bundle = collect(project / "app.py")
-    assert bundle.third_party == ("PIL", "diffusers", "numpy")
+    assert bundle.third_party == ("PIL.Image", "diffusers:Pipe", "numpy.linalg")
     assert bundle.perhaps == ("matplotlib",)
 
 
