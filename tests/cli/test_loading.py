@@ -51,7 +51,7 @@ def test_reads_everything_that_the_platform_is_told(tmp_path: Path) -> None:
     assert (spec.scaling.keep_alive, spec.scaling.max_concurrency) == (300, 5)
     assert [(endpoint.path, endpoint.name) for endpoint in spec.endpoints] == [("/", "run"), ("/images/up", "up")]
     assert spec.environment.requirements == (("numpy==2.1.0", "six"),)
-    assert spec.environment.smoke_imports == ("numpy", "pydantic")
+    assert spec.environment.smoke_imports == ("numpy", "pydantic:BaseModel")
     assert spec.auth is None
     assert [file.path for file in loaded.bundle.files] == ["app.py"]
 
