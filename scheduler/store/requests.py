@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import uuid
 from typing import Literal
 
@@ -32,6 +33,7 @@ OutputKind = Literal["start", "chunk", "end"]
 
 _SUBMIT = SCRIPTS["submit"]
 _BATCH = 200
+_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
 
 
 class Requests:
@@ -55,9 +57,13 @@ class Requests:
         Asking twice with one request id stores once.
 
         Raises:
+            ValueError: an id with characters other than letters, digits and ``_.:-``.
             NotFound: no such app. QueueFull: the caller's or the platform's limit. IdempotencyConflict.
             StoreFull: Redis is out of memory. StoreUnavailable: unknown whether it was stored; ask again.
         """
+        # ids are words in the lines that claims and results travel as
+        if not (_WORD.match(s.request_id) and (s.gateway is None or _WORD.match(s.gateway))):
+            raise ValueError(f"{s.request_id!r} or {s.gateway!r} is no id")
         body, body_ref = s.body, None
         if len(body) > INLINE_BYTES:
             body_ref = await asyncio.to_thread(self._blobs.put, body, app=s.app, request_id=s.request_id)

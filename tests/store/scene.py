@@ -63,6 +63,13 @@ class Scene:
         assert claim.request_id == request_id
         return claim
 
+    async def claimed_any(self, inbox: Inbox, **changes: Any) -> Claimed:
+        """A new request, claimed by that inbox after it has finished everything before it."""
+        request_id = await self.submit(**changes)
+        while (claim := await inbox.next()).request_id != request_id:
+            await inbox.finish(claim, OK, claim_next=False)
+        return claim
+
     async def lose(self, claim: Claimed, **changes: Any) -> str:
         """The claim's runner died; returns what retry answered."""
         settings: dict[str, Any] = {"reason": "died", "crashed": True, "delay_ms": 0, "fallback": LOST} | changes

@@ -120,7 +120,11 @@ async def test_a_heartbeat_names_what_must_stop(redis_url: str, tmp_path: Path) 
         before = float(await s.redis("ZSCORE", keys.leases(APP), kept.request_id))
         answer = await s.requests.retry(
             *(APP, given_away.request_id, 1),
-            worker_id="w1", reason="", crashed=False, delay_ms=60_000, fallback=OK,
+            worker_id="w1",
+            reason="",
+            crashed=False,
+            delay_ms=60_000,
+            fallback=OK,
         )
         assert answer == "requeued"
 

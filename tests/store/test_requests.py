@@ -142,6 +142,13 @@ async def test_one_id_stores_one_request(redis_url: str, tmp_path: Path) -> None
         assert await s.requests.queue_size(APP) == 1
 
 
+async def test_ids_are_single_words(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        for changes in ({"request_id": "a b"}, {"request_id": "a\n"}, {"request_id": ""}, {"gateway": "g 1"}):
+            with pytest.raises(ValueError, match="no id"):
+                await s.requests.submit(submission(**{"request_id": "a"} | changes))
+
+
 async def test_one_idempotency_key_stores_one_request(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         answers = await asyncio.gather(

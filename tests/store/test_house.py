@@ -1,0 +1,163 @@
+"""House rules of the store: keys and their life, scripts and their headers, states and who moves them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+
+from scheduler.store import keys
+from scheduler.store.records import (
+    EnvironmentRecord,
+    EnvironmentState,
+    HostRecord,
+    LogEntry,
+    RequestState,
+)
+from scheduler.store.scripts import SCRIPTS
+from tests.store.scene import APP, OK, Scene, scene
+
+FUNCTIONS = {n: f for n, f in vars(keys).items() if isinstance(f, FunctionType)}
+KEYS = {name: function for name, function in FUNCTIONS.items() if not name.startswith("channel_")}
+LIFE = re.compile(r"^(String|Hash|Set|Sorted set|Stream); TTL: ((?:none)?.*); (.+)\.$", re.DOTALL)
+REDIS_TYPES = {"String": b"string", "Hash": b"hash", "Set": b"set", "Sorted set": b"zset", "Stream": b"stream"}
+LUA = Path(keys.__file__).parent / "lua"
+
+
+def life_of(function: FunctionType) -> tuple[bytes, str]:
+    """Redis type and stated TTL of a key, from the last paragraph of its docstring."""
+    text = " ".join((inspect.getdoc(function) or "").split("\n\n")[-1].split())
+    match = LIFE.match(text)
+    assert match, f"keys.{function.__name__}: the docstring must end with 'Type; TTL: ...; owner.'"
+    return REDIS_TYPES[match[1]], match[2]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_every_key_states_its_type_its_ttl_and_its_writer(name: str) -> None:
+    _, ttl = life_of(KEYS[name])
+    if "none" in ttl:
+        assert "because" in ttl or "while the app exists" in ttl, "no TTL needs a reason"
+
+
+async def live_through_everything(s: Scene) -> None:
+    """Every verb at least once, leaving as many kinds of keys as possible behind."""
+    store = s.store
+    inbox = await s.worker()
+    await s.submit("low", priority="low", start_timeout=60, idempotency_key="k")
+    for _ in range(8):
+        await s.submit()
+    claim = await inbox.next()
+    await store.requests.append_output(claim, "chunk", b"piece")
+    await store.logs.append(APP, [LogEntry("", 1.0, "INFO", "line", request_id=claim.request_id)])
+    await inbox.finish(claim, OK, claim_next=False)
+    dead = await s.claimed_any(inbox, webhook="http://there/hook")
+    await inbox.finish(dead, OK, claim_next=False)
+    (delivery,) = await store.outbox.due(APP)
+    await store.outbox.dead_letter(delivery)
+    owed = await s.claimed_any(inbox, webhook="http://there/hook")
+    await inbox.finish(owed, OK, claim_next=False)
+    delayed = await s.claimed_any(inbox)
+    await s.lose(delayed, delay_ms=60_000)
+    await s.requests.cancel(APP, await s.submit())
+    await s.claimed_any(inbox)
+    await s.worker("w2")
+    await store.workers.remove(APP, "w2", "gone")
+    await s.requests.promote(APP, s.epoch)
+    await store.hosts.report(HostRecord("box", ("XS",), (), False, 2, 4096))
+    await store.keys.create("alice", "laptop")
+    await store.environments.put(EnvironmentRecord("environment-1", EnvironmentState.BUILDING))
+    await store.environments.append_log("environment-1", "line")
+    await store.environments.request_build(APP, "r1")
+    await store.apps.point("alice/e", "r1", auth=None, scaling=None, ephemeral=True, session_ttl_s=60)
+    await store.apps.point("alice/gone", "r1", auth=None, scaling=None, ephemeral=False)
+    await store.apps.delete("alice/gone")
+    idle = await s.worker("w3")
+    while await store.requests.queue_size(APP) > 1:
+        await idle.finish(await idle.next(), OK, claim_next=False)
+    await idle._ask()  # parks it
+    await s.submit("handed-over")
+    await s.submit("waiting", start_timeout=60)
+
+
+@pytest.mark.anyio
+async def test_every_key_written_is_named_typed_and_ends(redis_url: str, tmp_path: Path) -> None:
+    patterns = {
+        name: re.compile(
+            "^" + re.sub("placeholder", ".+", re.escape(f(*["placeholder"] * f.__code__.co_argcount))) + "$"
+        )
+        for name, f in KEYS.items()
+    }
+    # the more specific names first: request logs look like logs, a host's orders like a host
+    ordered = sorted(KEYS, key=lambda name: -len(patterns[name].pattern))
+    seen: set[str] = set()
+    async with scene(redis_url, tmp_path) as s:
+        await live_through_everything(s)
+        for raw in await s.redis("KEYS", "*"):
+            name = next((n for n in ordered if patterns[n].match(raw.decode())), None)
+            assert name is not None, f"{raw!r} is no key of keys.py"
+            seen.add(name)
+            kind, ttl = life_of(KEYS[name])
+            assert await s.redis("TYPE", raw) == kind, raw
+            expires = await s.redis("PTTL", raw) > 0
+            if name == "request":
+                final = (await s.redis("HGET", raw, "status")).decode() not in ("IN_QUEUE", "IN_PROGRESS")
+                assert expires == final, raw
+            elif "none" not in ttl:
+                assert expires, f"{raw!r} has no TTL but keys.{name} promises one"
+    assert set(KEYS) - seen <= {"parked"}, "the scenario must write every kind of key"
+
+
+def test_states_say_who_moves_them_and_the_scripts_agree() -> None:
+    source = inspect.getsource(RequestState)
+    stated: dict[str, set[str]] = {}
+    for state in RequestState:
+        comment = re.search(rf'    {state} = "{state}"  # ([^:\n]+)', source)
+        assert comment, f"{state} has no comment"
+        stated[state] = set(re.findall(r"\b[a-z_]+\b", comment[1])) & set(SCRIPTS)
+    moved: dict[str, set[str]] = {state: set() for state in RequestState}
+    for name, script in SCRIPTS.items():
+        for move in script.moves:
+            before, _, after = move.partition(" -> ")
+            assert before in (*RequestState, "none"), f"{name}: {move}"
+            assert before not in ("COMPLETED", "ERROR", "CANCELLED"), f"{name} moves a request out of a final state"
+            moved[after].add(name)
+    assert moved == stated
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_names_what_it_takes(name: str) -> None:
+    script = SCRIPTS[name]
+    text = (LUA / f"{name}.lua").read_text()
+    assert "-- RETURNS" in text
+    body = script.text
+    for local in (*script.key_names, *script.arg_names, *script.channel_names):
+        assert len(re.findall(rf"\b{local}\b", body)) > 1, f"{local} is declared and not used"
+    for own in (text, *(path.read_text() for path in (LUA / "include").glob("*.lua"))):
+        code = "\n".join(line for line in own.splitlines() if not line.startswith("--"))
+        assert "'kw:" not in code, "keys and channels are named in keys.py"
+        assert "KEYS[" not in code, "keys have names"
+        assert "'DEBUG'" not in code
+        assert "os.time" not in code, "the only clock is Redis' TIME"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_only_what_brings_new_work_is_refused_when_memory_is_full(name: str) -> None:
+    first_line = (LUA / f"{name}.lua").read_text().partition("\n")[0]
+    assert first_line.startswith("#!lua")
+    refused = "allow-oom" not in first_line and "no-writes" not in first_line
+    assert refused == (name in {"submit", "point", "put_revision"})
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_stays_with_one_hash_tag(name: str) -> None:
+    """On a cluster a script may touch one slot only."""
+    tags = set()
+    for key in SCRIPTS[name].key_names:
+        function = KEYS[key.removesuffix("_prefix")]
+        made = function(*["x"] * function.__code__.co_argcount)
+        tag = re.search(r"\{(.+?)\}", made)
+        tags.add(tag[1] if tag else made)
+    assert len(tags) <= 1, tags
