@@ -279,6 +279,37 @@ def service(name: str) -> None:
     run_service(name)
 
 
+@main.command()
+@click.argument("name", type=click.Choice(["gateway", "scheduler", "agent", "jobs"]))
+def health(name: str) -> None:
+    """Exit 0 while the service NAME on this host works, 1 when it does not (for container health checks)."""
+    if name == "gateway":
+        ok = _gateway_answers()
+    else:
+        ok = _with_store(state.data_dir(), lambda store: _service_works(store, name))
+    click.echo(f"{name}: {'ok' if ok else 'no sign of life'}")
+    sys.exit(0 if ok else 1)
+
+
+def _gateway_answers() -> bool:
+    import httpx
+
+    port = os.environ.get("KEEPWARM_BIND_PORT") or "8787"
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=4, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+async def _service_works(store: Store, name: str) -> bool:
+    import socket
+
+    if name == "agent":
+        own = os.environ.get("KEEPWARM_HOST_ID") or socket.gethostname()
+        return any(host.host == own and host.alive for host in await store.hosts.list())
+    return await store.services.alive(name, socket.gethostname())
+
+
 def _running(folder: Path) -> state.PlatformFile:
     record = state.read_platform_file(folder)
     if record is None or not state.is_running(record):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -146,7 +147,9 @@ class Jobs:
     async def run(self) -> None:
         """Relay and work until ``stop``."""
         workers = (self._build_worker, self._delivery_worker)
-        relays = [asyncio.create_task(self._builds.relay()), asyncio.create_task(self._webhooks.relay())]
+        relays = [
+            asyncio.create_task(duty) for duty in (self._builds.relay(), self._webhooks.relay(), self._announce())
+        ]
         working = [asyncio.create_task(worker.work()) for worker in workers]
         stopping = asyncio.create_task(self._stopping.wait())
         log.info("ready", max_builds=self._settings.max_builds, max_deliveries=self._settings.max_deliveries)
@@ -167,6 +170,15 @@ class Jobs:
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    async def _announce(self) -> None:
+        """Signs of life for the health check."""
+        while True:
+            try:
+                await self._store.services.announce("jobs", socket.gethostname())
+            except StoreError as error:
+                log.warning("cannot reach the store", error=str(error))
+            await asyncio.sleep(5.0)
 
     async def _build(self, ctx: dict[str, Any], key: str) -> None:
         try:

@@ -128,6 +128,7 @@ class Scheduler:
         except StoreError as error:
             log.warning("cannot reach the store", error=str(error))
             return self.leads
+        await self._announce()
         if epoch != self._epoch:
             log.info("leads" if epoch is not None else "another scheduler leads", epoch=epoch)
             self._epoch = epoch
@@ -136,6 +137,13 @@ class Scheduler:
             if epoch is not None:
                 await self.scan()
         return self.leads
+
+    async def _announce(self) -> None:
+        """A sign of life for the health check; a scheduler that waits for its turn is as healthy as the leader."""
+        try:
+            await self._store.services.announce("scheduler", socket.gethostname())
+        except StoreError as error:
+            log.warning("cannot reach the store", error=str(error))
 
     async def _keep_leading(self) -> None:
         while True:

@@ -35,6 +35,7 @@ from .logs import Logs
 from .outbox import Outbox
 from .requests import Requests
 from .scripts import load_into
+from .services import Services
 from .subscriptions import Subscriber, Subscription
 from .workers import Workers
 
@@ -56,6 +57,7 @@ __all__ = [
     "Outbox",
     "QueueFull",
     "Requests",
+    "Services",
     "StaleLeader",
     "Store",
     "StoreError",
@@ -94,6 +96,7 @@ class Store:
         self.workers = Workers(redis)
         self.apps = Apps(redis, self.requests, self.workers)
         self.hosts = Hosts(redis)
+        self.services = Services(redis)
         self.logs = Logs(redis)
         self.environments = Environments(redis, subscriber)
         self.keys = ApiKeys(redis)

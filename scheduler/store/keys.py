@@ -220,6 +220,14 @@ def hosts() -> str:
     return "kw:hosts"
 
 
+def service(service: str, host: str) -> str:
+    """A sign of life.
+
+    String; TTL: 20 s after the last one; services.
+    """
+    return f"kw:service:{{{service}}}:{host}"
+
+
 def host(host: str) -> str:
     """What a host offers.
 

@@ -1,0 +1,85 @@
+"""The service commands that containers use, one by one, against a Redis given by URL: no `keepwarm up` involved."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.platform import BIN, command_environ
+from tests.support.waiting import wait_until
+
+NAMES = ("gateway", "scheduler", "jobs", "agent")
+
+
+@pytest.fixture
+def environ(tmp_path: Path, redis_url: str) -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return command_environ(
+        tmp_path,
+        {
+            "KEEPWARM_REDIS_URL": redis_url,
+            "KEEPWARM_DATA": str(tmp_path / "data"),
+            "KEEPWARM_OWNER": "tester",
+            "KEEPWARM_BIND_PORT": str(port),
+        },
+    )
+
+
+@pytest.fixture
+def services(environ: dict[str, str], tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    started = {
+        name: subprocess.Popen(
+            [str(BIN / "keepwarm"), "service", name], env=environ, cwd=tmp_path, stdin=subprocess.DEVNULL
+        )
+        for name in NAMES
+    }
+    yield started
+    for process in started.values():
+        process.kill()
+        process.wait()
+
+
+def healthy(environ: dict[str, str], name: str) -> bool:
+    done = subprocess.run([str(BIN / "keepwarm"), "health", name], env=environ, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def test_each_service_runs_by_itself(environ: dict[str, str], services: dict[str, subprocess.Popen[bytes]]) -> None:
+    """As in docker-compose.yml: four commands and a Redis make a platform; keys come from the operator's command."""
+    for name in NAMES:
+        wait_until(lambda name=name: healthy(environ, name), f"{name} to be healthy", timeout=60)
+    made = subprocess.run(
+        [str(BIN / "keepwarm"), "keys", "create"], env=environ, capture_output=True, text=True, check=True
+    )
+    url = f"http://127.0.0.1:{environ['KEEPWARM_BIND_PORT']}"
+    listed = subprocess.run(
+        [str(BIN / "fal"), "apps", "list", "--json"],
+        env=environ | {"KEEPWARM_URL": url, "FAL_KEY": made.stdout.strip()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert listed.returncode == 0, listed.stderr
+    for name, process in services.items():
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, name
+    assert not healthy(environ, "gateway")
+
+
+def test_a_service_without_a_redis_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(BIN / "keepwarm"), "service", "scheduler"],
+        env=command_environ(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "KEEPWARM_REDIS_URL is not set" in done.stderr
