@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -76,30 +77,42 @@ class Platform:
         app = json.loads(done.stdout.strip().splitlines()[-1])["app_name"]
         return f"{self.url}/{app if '/' in app else f'bench/{app}'}"
 
-    def workers(self, app_url: str) -> list[dict[str, object]]:
+    def workers(self, app_url: str) -> list[dict[str, Any]]:
         """The app's workers as the control API shows them."""
-        path = app_url.removeprefix(self.url)
-        answer = httpx.get(
-            f"{self.url}/api/v1/apps{path}/workers", headers={"Authorization": f"Key {self._key}"}, trust_env=False
-        )
-        items: list[dict[str, object]] = answer.raise_for_status().json()["items"]
+        items: list[dict[str, Any]] = self._control("GET", app_url, "workers").json()["items"]
         return items
+
+    def scale(self, app_url: str, **scaling: int) -> None:
+        """Change scaling settings of a deployed app."""
+        self._control("PATCH", app_url, "scaling", scaling)
+
+    def _control(self, method: str, app_url: str, what: str, body: Any = None) -> httpx.Response:
+        url = f"{self.url}/api/v1/apps{app_url.removeprefix(self.url)}/{what}"
+        headers = {"Authorization": f"Key {self._key}"}
+        return httpx.request(method, url, json=body, headers=headers, trust_env=False).raise_for_status()
 
 
 @contextmanager
-def platform(data: Path, builds: Path, fsync: str) -> Iterator[Platform]:
-    """Run `keepwarm up` on `data`; environments are built in (and taken from) `builds`."""
+def platform(
+    data: Path, builds: Path, fsync: str, *options: str, settings: Mapping[str, str] | None = None
+) -> Iterator[Platform]:
+    """Run `keepwarm up` on `data`; environments are built in (and taken from) `builds`.
+
+    Args:
+        options: further arguments of the command.
+        settings: further environment variables for it.
+    """
     data.mkdir(parents=True)
     for name in ("environments", "uv-cache"):
         (builds / name).mkdir(parents=True, exist_ok=True)
         (data / name).symlink_to(builds / name)
     command = [
         *(str(BIN / "keepwarm"), "up", "--port", "0", "--data", str(data)),
-        *("--owner", "bench", "--fsync", fsync),
+        *("--owner", "bench", "--fsync", fsync, *options),
     ]
     log = data / "up.log"
     record = data / "platform.json"
-    with _process(command, log, {**_clean_environ(), "HOME": str(data)}) as process:
+    with _process(command, log, {**_clean_environ(), "HOME": str(data), **(settings or {})}) as process:
         _wait(record.exists, "keepwarm up", process, log)
         yield Platform(data, json.loads(record.read_text())["url"])
 

@@ -21,8 +21,8 @@ STYLES = 26
 
 
 class Input(BaseModel):
-    image: Image | None = Field(default=None, description="What to paint: a URL or a data URI. A cat if left out.")
     style: int = Field(default=19, ge=0, lt=STYLES, description="Number of a painting style.")
+    image: Image | None = Field(default=None, description="What to paint: a URL or a data URI. A cat if left out.")
     style_image: Image | None = Field(default=None, description="A picture whose style to take instead.")
     strength: float = Field(default=1.0, ge=0, le=1, description="0 is the photo, 1 is all paint.")
     keep_colours: bool = Field(default=False, description="Take the brush strokes, but not the colours.")

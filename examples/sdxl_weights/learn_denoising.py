@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -21,7 +20,6 @@ from shapes import SIZE, random_caption, random_noise_caption, random_scene
 _EXAMPLES = 20_000
 _BATCH = 32
 _WITHOUT_WORDS = 0.1  # share of examples seen with no text at all, for classifier-free guidance
-_SAVE_SECONDS = 180
 
 
 class Examples:
@@ -57,9 +55,9 @@ class Examples:
 class Average:
     """A running average of the weights, which draws better than the weights of any one step."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, values: list[torch.Tensor] | None = None) -> None:
         self._weights = [p.detach() for p in model.parameters()]
-        self.values = [w.clone() for w in self._weights]
+        self.values = values or [weight.clone() for weight in self._weights]
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
@@ -81,18 +79,13 @@ def train_denoiser(
     checkpoint: Path,
     export: Callable[[Average], None],
 ) -> None:
-    """Train until the time is up, saving to `checkpoint` and exporting every few minutes; goes on from a checkpoint."""
-    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-4)
-    average = Average(model)
-    stage = Stage("denoising", seconds)
-    if checkpoint.exists():
-        stage = _resume(checkpoint, model, optimiser, average, seconds)
+    """Train until the time is up; each time a checkpoint is saved, export what there is."""
+    stage = Stage("denoising", model, seconds, 1e-3, checkpoint, weight_decay=1e-4)
+    average = Average(model, stage.extra.get("average"))
+    stage.extra["average"] = average.values
     noise = DDPMScheduler(**NOISE)
     time_ids = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]] * _BATCH, dtype=torch.float32)
-    saved_at = stage.used
     while stage.progress < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = stage.learning_rate(1e-3, warm_up_steps=200)
         latents, words, pooled = examples.batch()
         times = torch.randint(0, 1000, (_BATCH,))
         added = torch.randn_like(latents)
@@ -101,43 +94,7 @@ def train_denoiser(
             conditions = {"text_embeds": pooled, "time_ids": time_ids}
             noisy = noise.add_noise(latents, added, times)
             said = model(noisy, times, encoder_hidden_states=words, added_cond_kwargs=conditions).sample
-        loss = functional.mse_loss(said.float(), target)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        stage.learn(functional.mse_loss(said.float(), target))
         average.follow(stage.steps)
-        stage.stepped(loss.item())
-        if stage.used - saved_at > _SAVE_SECONDS:
-            saved_at = stage.used
-            _save(checkpoint, model, optimiser, average, stage)
+        if stage.save_now_and_then():
             export(average)
-    _save(checkpoint, model, optimiser, average, stage)
-    export(average)
-
-
-def _save(
-    path: Path, model: UNet2DConditionModel, optimiser: torch.optim.Optimizer, average: Average, stage: Stage
-) -> None:
-    state: dict[str, Any] = {
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "average": average.values,
-        "steps": stage.steps,
-        "used": stage.used,
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def _resume(
-    path: Path, model: UNet2DConditionModel, optimiser: torch.optim.Optimizer, average: Average, seconds: float
-) -> Stage:
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    average.values = state["average"]
-    stage = Stage("denoising", seconds, seconds_before=state["used"])
-    stage.steps = state["steps"]
-    return stage

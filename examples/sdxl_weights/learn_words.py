@@ -7,6 +7,7 @@ that done it meets clear conditions from its first step; learning both at once m
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import torch
 import torch.nn.functional as functional
@@ -32,15 +33,13 @@ def train_text_encoders(
     tokenizer: CLIPTokenizer,
     seconds: float,
     rng: random.Random,
+    checkpoint: Path,
 ) -> None:
     """Train both encoders with throw-away classifiers on their word states and on the pooled text."""
     heads = torch.nn.ModuleList(torch.nn.Linear(width, sum(_CLASSES)) for width in (TEXT_WIDTH, TEXT_WIDTH, TEXT_WIDTH))
-    parameters = [p for module in (first, second, heads) for p in module.parameters()]
-    optimiser = torch.optim.AdamW(parameters, weight_decay=1e-3)
-    stage = Stage("words", seconds)
+    trained = torch.nn.ModuleList([first, second, heads])
+    stage = Stage("words", trained, seconds, 2e-3, checkpoint, weight_decay=1e-3)
     while stage.progress < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = stage.learning_rate(2e-3)
         said = [_random_said(rng) for _ in range(128)]
         tokens = tokenise(tokenizer, [one.text for one in said])
         words, pooled = encode_text(first, second, tokens)
@@ -53,11 +52,8 @@ def train_text_encoders(
         losses = [functional.cross_entropy(part, labels[:, i]) for parts in scores for i, part in enumerate(parts)]
         # Keep the outputs at the scale of one, where the denoiser's first layers expect them.
         loss = sum(losses) / len(losses) + 0.01 * sum((o.std() - 1) ** 2 for o in outputs)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        stage.stepped(loss.item())
+        stage.learn(loss)
+        stage.save_now_and_then()
 
 
 def _random_said(rng: random.Random) -> Said:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-SIZE = 128  # pixels a side
+SIZE = 96  # pixels a side
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 35, 35),

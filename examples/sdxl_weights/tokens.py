@@ -30,14 +30,14 @@ def merges() -> list[tuple[str, str]]:
     """
     ranks: dict[tuple[str, str], int] = {}
     for word in vocabulary():
-        pieces = _spell([*word[:-1], word[-1] + "</w>"], ranks)
+        pieces = spell([*word[:-1], word[-1] + "</w>"], ranks)
         while len(pieces) > 1:
             ranks[pieces[0], pieces[1]] = len(ranks)
             pieces = [pieces[0] + pieces[1], *pieces[2:]]
     return list(ranks)
 
 
-def _spell(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+def spell(pieces: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding: join the pair of lowest rank until no known pair is left."""
     while True:
         found = [pair for pair in pairwise(pieces) if pair in ranks]

@@ -3,7 +3,7 @@
     uv venv && uv pip install torch "diffusers>=0.42,<0.43" "transformers>=5,<6" accelerate pillow
     python examples/sdxl_weights/train.py --work /tmp/sdxl-weights
 
-Stops by the clock; stages that are done stay in --work, so a second call goes on where the first was interrupted.
+Each stage takes its minutes of CPU time; a second call with the same --work goes on where the first was interrupted.
 Writes ../weights (a Hugging Face cache); look at the result with check.py.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
 
     autoencoder = new_autoencoder()
     if not _loaded(work / "pictures.pt", autoencoder):
-        train_autoencoder(autoencoder, 60 * options.pictures_minutes, rng)
+        train_autoencoder(autoencoder, 60 * options.pictures_minutes, rng, work / "pictures.checkpoint")
         normalise_latents(autoencoder.eval(), rng)
         print(f"pictures: mean error {picture_error(autoencoder, rng):.1f} of 255", flush=True)
         torch.save(autoencoder.state_dict(), work / "pictures.pt")
@@ -46,7 +46,7 @@ def main() -> None:
     encoders = new_text_encoders(tokenizer)
     both = torch.nn.ModuleList(encoders)
     if not _loaded(work / "words.pt", both):
-        train_text_encoders(*encoders, tokenizer, 60 * options.words_minutes, rng)
+        train_text_encoders(*encoders, tokenizer, 60 * options.words_minutes, rng, work / "words.checkpoint")
         torch.save(both.state_dict(), work / "words.pt")
     both.eval().requires_grad_(False)
 
@@ -58,7 +58,7 @@ def main() -> None:
         export_to_cache(assemble(autoencoder, encoders, tokenizer, exported), options.hub, REPOSITORY)
 
     examples = Examples(autoencoder, encoders, tokenizer, rng)
-    train_denoiser(denoiser, examples, 60 * options.denoising_minutes, work / "denoising.pt", export)
+    train_denoiser(denoiser, examples, 60 * options.denoising_minutes, work / "denoising.checkpoint", export)
 
 
 def _loaded(path: Path, module: torch.nn.Module) -> bool:
@@ -73,9 +73,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for finished stages and checkpoints")
     parser.add_argument("--hub", type=Path, default=HUB, help="Hugging Face cache to write (default: %(default)s)")
-    parser.add_argument("--pictures-minutes", type=float, default=10)
+    parser.add_argument("--pictures-minutes", type=float, default=20)
     parser.add_argument("--words-minutes", type=float, default=2)
-    parser.add_argument("--denoising-minutes", type=float, default=45)
+    parser.add_argument("--denoising-minutes", type=float, default=40)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
