@@ -7,8 +7,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/keepwarm
-COPY requirements/uv.lock requirements/runtime.lock requirements/
-RUN pip install --no-cache-dir --require-hashes -r requirements/uv.lock \
+COPY requirements/bootstrap.lock requirements/runtime.lock requirements/
+RUN pip install --no-cache-dir --require-hashes -r requirements/bootstrap.lock \
  && uv pip install --system --no-cache --require-hashes -r requirements/runtime.lock
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY sdk sdk

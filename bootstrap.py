@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / "bin"
-LOCKS = (ROOT / "requirements" / "uv.lock", ROOT / "requirements" / "dev.lock")
+LOCKS = (ROOT / "requirements" / "bootstrap.lock", ROOT / "requirements" / "dev.lock")
 
 
 def fail(message: str) -> None:
