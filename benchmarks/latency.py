@@ -68,11 +68,12 @@ def table(rows: list[Row]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        one, many = (lambda figure, r=row: r.median(1, figure)), (lambda figure, r=row: r.median(32, figure))
+        slower = row.median(1, "p50_ms") / bare.median(1, "p50_ms")
+        faster = row.median(32, "per_second") / litserve.median(32, "per_second")
         lines.append(
-            f"| {row.name} | {one('p50_ms'):.2f} / {one('p99_ms'):.2f} | {one('p50_ms') / bare.median(1, 'p50_ms'):.2f}"
-            f" | {many('per_second'):.0f} | {many('p50_ms'):.1f} / {many('p99_ms'):.1f}"
-            f" | {many('per_second') / litserve.median(32, 'per_second'):.2f} |"
+            f"| {row.name} | {row.median(1, 'p50_ms'):.2f} / {row.median(1, 'p99_ms'):.2f} | {slower:.2f}"
+            f" | {row.median(32, 'per_second'):.0f} | {row.median(32, 'p50_ms'):.1f} / {row.median(32, 'p99_ms'):.1f}"
+            f" | {faster:.2f} |"
         )
     lines.append("")
     for name in _OURS.values():
