@@ -67,7 +67,8 @@ class Control:
 
     async def json(self, request: Request) -> dict[str, Any]:
         """The body as a JSON object; 400 when it is none."""
-        body = await self.limits.read_body(request.receive, head_of(request).content_length, _MAX_JSON)
+        most = min(_MAX_JSON, self.settings.max_body_bytes)
+        body = await self.limits.read_body(request.receive, head_of(request).content_length, most)
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:

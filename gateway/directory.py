@@ -70,8 +70,8 @@ class Directory:
                 or (key is not None and (known.auth == "shared" or known.app.startswith(f"{key.owner}/")))
             )
         ]
-        near = difflib.get_close_matches(app, visible, n=1, cutoff=0.6)
-        hint = f' Did you mean "{near[0]}"?' if near else ' "fal apps list" shows the apps that exist.'
+        near = _nearest(app, visible)
+        hint = f' Did you mean "{near}"?' if near else ' "fal apps list" shows the apps that exist.'
         return Refusal(404, f'There is no app "{app}".{hint}')
 
     async def _fetch(self, app: str) -> AppRecord | None:
@@ -91,3 +91,12 @@ class Directory:
             pass  # the next caller who finds the entry too old asks again, and hears of the trouble
         finally:
             self._renewing.pop(app, None)
+
+
+def _nearest(app: str, known: list[str]) -> str | None:
+    """The owner's app whose name is nearest, else any app that differs by hardly more than a slip."""
+    owner, _, name = app.partition("/")
+    own = {each.partition("/")[2]: each for each in known if each.startswith(f"{owner}/")}
+    if near := difflib.get_close_matches(name, own, n=1, cutoff=0.6):
+        return own[near[0]]
+    return next(iter(difflib.get_close_matches(app, known, n=1, cutoff=0.85)), None)

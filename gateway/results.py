@@ -29,6 +29,13 @@ _READ_AT_ONCE = 64
 _SCHEDULER_GRACE = 2.0
 
 
+def _next_read(waiter: Waiter, now: float) -> float:
+    due = now + REREAD_SECONDS
+    if waiter.start_deadline is not None and waiter.start_deadline + _SCHEDULER_GRACE > now:
+        due = min(due, waiter.start_deadline + _SCHEDULER_GRACE)
+    return due
+
+
 class Waiter:
     """One caller who waits. ``wait`` returns when one of the marks below has been set.
 
@@ -58,7 +65,7 @@ class Waiter:
         self.request_id = request_id
         self.deadline = deadline
         self.start_deadline = start_deadline
-        self.next_read = now + REREAD_SECONDS
+        self.next_read = _next_read(self, now)
         self.record: RequestRecord | None = None
         self.output = False
         self.gone = False
@@ -185,7 +192,7 @@ class Results:
 
     async def _read(self, waiter: Waiter, strict: bool = False) -> None:
         now = time.monotonic()
-        waiter.next_read = now + REREAD_SECONDS
+        waiter.next_read = _next_read(waiter, now)
         try:
             record = await self._store.requests.get(waiter.app, waiter.request_id)
             if record is not None and record.state is RequestState.IN_QUEUE and self._overdue(waiter, now):
@@ -208,4 +215,4 @@ class Results:
 
     @staticmethod
     def _overdue(waiter: Waiter, now: float) -> bool:
-        return waiter.start_deadline is not None and now > waiter.start_deadline + _SCHEDULER_GRACE
+        return waiter.start_deadline is not None and now >= waiter.start_deadline + _SCHEDULER_GRACE

@@ -127,9 +127,9 @@ class RunningGateway:
         """A caller with the owner's key."""
         return self.client(headers={"authorization": f"Key {self.key}"}, **options)
 
-    def app(self, name: str = "hello", auth: Auth = "public", ephemeral: bool = False) -> str:
-        """An app that could serve, without a worker yet."""
-        return self.call(self._deploy(f"{OWNER}/{name}", auth, ephemeral))
+    def app(self, name: str | None = None, auth: Auth = "public", ephemeral: bool = False) -> str:
+        """An app that could serve, without a worker yet; of a name of its own unless one is given."""
+        return self.call(self._deploy(f"{OWNER}/{name or f'app-{uuid.uuid4().hex[:8]}'}", auth, ephemeral))
 
     def worker(self, app: str, handler: Handler = echo) -> StubWorker:
         """A worker for the app."""
