@@ -67,6 +67,7 @@ async def live_through_everything(s: Scene) -> None:
     await store.workers.remove(APP, "w2", "gone")
     await s.requests.promote(APP, s.epoch)
     await store.hosts.report(HostRecord("box", ("XS",), (), False, 2, 4096))
+    await store.services.announce("scheduler", "box")
     await store.keys.create("alice", "laptop")
     await store.environments.put(EnvironmentRecord("environment-1", EnvironmentState.BUILDING))
     await store.environments.append_log("environment-1", "line")

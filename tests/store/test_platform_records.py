@@ -28,6 +28,14 @@ async def test_hosts_live_while_they_report(redis_url: str, tmp_path: Path) -> N
         assert await s.redis("SCARD", keys.hosts()) == 1
 
 
+async def test_services_say_that_they_are_there(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        assert not await s.store.services.alive("scheduler", "box")
+        await s.store.services.announce("scheduler", "box")
+        assert await s.store.services.alive("scheduler", "box")
+        assert not await s.store.services.alive("builder", "box")
+
+
 async def test_logs_of_an_app_a_request_and_a_worker(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         heard: list[bytes] = []
