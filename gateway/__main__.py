@@ -52,7 +52,8 @@ async def serve(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         log.info("listening", address=str(listener.getsockname()), pid=os.getpid())
-        await server(create_app(store, settings), settings).serve(sockets=[listener])
+        app = create_app(store, settings)
+        await server(app, settings, app.stop).serve(sockets=[listener])
     finally:
         await store.close()
 

@@ -24,6 +24,7 @@ from .control import Control
 from .deployments import Deployments
 from .directory import Directory
 from .errors import CallerGone, Refusal, answer_for, is_expected, overloaded
+from .events import EventStreams
 from .files import Files
 from .incoming import Head, new_request_id, read_head
 from .limits import Limits
@@ -42,14 +43,15 @@ class Gateway:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         addresses = Addresses(settings)
-        limits = Limits(settings)
+        self.limits = limits = Limits(settings)
         keys = Keys(store)
         directory = Directory(store)
         access = Access(directory, keys)
-        control = Control(store, settings, addresses, keys, directory, limits)
+        self._streams = EventStreams(limits, settings.write_timeout)
+        control = Control(store, settings, addresses, keys, directory, limits, self._streams)
         self.results = Results(store, settings.max_wait)
         self._run = Run(store, addresses, access, limits, self.results, settings.write_timeout)
-        self._queue = Queue(store, settings, addresses, access, limits)
+        self._queue = Queue(store, settings, addresses, access, limits, self._streams)
         self._files = Files(store, settings.write_timeout)
         parts = (Public, Bundles, Deployments, Apps, Logs, ApiKeys)
         routes = [route for part in parts for route in part(control).routes()]
@@ -62,6 +64,10 @@ class Gateway:
             await self._lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1003})
+
+    def stop(self) -> None:
+        """The server is stopping: event streams end now, requests have the server's grace."""
+        self._streams.stop()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()

@@ -20,7 +20,7 @@ from .addresses import Addresses, app_urls, is_app_name
 from .auth import Keys, check_owner
 from .directory import Directory
 from .errors import Refusal, bad_request
-from .events import EventResponse, Story
+from .events import EventStreams
 from .incoming import Head
 from .limits import Limits
 from .settings import Settings
@@ -39,6 +39,7 @@ class Control:
     keys: Keys
     directory: Directory
     limits: Limits
+    streams: EventStreams
 
     async def caller(self, request: Request) -> ApiKeyRecord:
         """The key that was sent; 401 without one."""
@@ -80,10 +81,6 @@ class Control:
     def urls(self, request: Request, app: str) -> dict[str, str]:
         """The app's addresses as this caller sees them."""
         return app_urls(self.addresses.base_url(request.scope, head_of(request)), app)
-
-    def tell(self, story: Story) -> Response:
-        """An answer of server-sent events."""
-        return EventResponse(story, self.limits, self.settings.write_timeout)
 
 
 def head_of(request: Request) -> Head:

@@ -118,7 +118,7 @@ class Deployments:
         revision = await self._store.apps.revision(app, request.path_params["revision"])
         if revision is None:
             raise Refusal(404, f'"{app}" has no revision "{request.path_params["revision"][:80]}".')
-        return self._control.tell(self._story(revision, self._control.urls(request, app)))
+        return self._control.streams.answer(self._story(revision, self._control.urls(request, app)))
 
     def _story(self, revision: RevisionRecord, urls: dict[str, str]) -> Story:
         async def story(events: Events) -> None:

@@ -40,6 +40,7 @@ class Events:
         self._news = asyncio.Event()
         self._last_sent = time.monotonic()
         self.gone = False
+        self.stopping = False
 
     async def send(self, event: bytes) -> None:
         """One event or comment, as it goes on the wire.
@@ -60,7 +61,8 @@ class Events:
         self._news.set()
 
     async def wait(self, at_most: float) -> bool:
-        """Until news, or for ``at_most`` seconds, because notes can be lost. False when the caller has hung up."""
+        """Until news, or for ``at_most`` seconds, because notes can be lost. False when the story must end: the caller
+        has hung up (``gone``) or this gateway stops."""
         try:
             async with asyncio.timeout(at_most):
                 await self._news.wait()
@@ -69,7 +71,7 @@ class Events:
         self._news.clear()
         if not self.gone and time.monotonic() - self._last_sent > SIGN_OF_LIFE_SECONDS:
             await self.send(wire.KEEP_ALIVE)
-        return not self.gone
+        return not (self.gone or self.stopping)
 
     async def listen(self) -> None:
         """Notices the hang-up; runs beside the story."""
@@ -81,33 +83,57 @@ class Events:
 Story = Callable[[Events], Awaitable[None]]
 
 
-async def tell(story: Story, receive: Receive, send: Send, limits: Limits, stall: float, extra: Headers) -> None:
-    """Answer with the events of ``story`` until it returns.
+class EventStreams:
+    """All event streams of one gateway process.
 
-    Raises:
-        Refusal: 503 when too many callers wait already; nothing was sent then.
-        CallerGone: the caller takes nothing any more.
+    Args:
+        stall: seconds for which a caller may take nothing before it counts as gone.
     """
-    limits.enter()
-    events = Events(receive, send, stall)
-    listening = asyncio.get_running_loop().create_task(events.listen())
-    try:
-        await send({"type": "http.response.start", "status": 200, "headers": [*_HEAD, *extra]})
-        await story(events)
-        await send({"type": "http.response.body", "body": b""})
-    finally:
-        listening.cancel()
-        limits.leave()
 
-
-class EventResponse(Response):
-    """A story as the answer of a Starlette route."""
-
-    def __init__(self, story: Story, limits: Limits, stall: float) -> None:
-        super().__init__(None, 200)
-        self._story = story
+    def __init__(self, limits: Limits, stall: float) -> None:
         self._limits = limits
         self._stall = stall
+        self._open: set[Events] = set()
+        self._stopping = False
+
+    async def tell(self, story: Story, receive: Receive, send: Send, extra: Headers) -> None:
+        """Answer with the events of ``story`` until it returns.
+
+        Raises:
+            Refusal: 503 when too many callers wait already; nothing was sent then.
+            CallerGone: the caller takes nothing any more.
+        """
+        self._limits.enter()
+        events = Events(receive, send, self._stall)
+        events.stopping = self._stopping
+        self._open.add(events)
+        listening = asyncio.get_running_loop().create_task(events.listen())
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEAD, *extra]})
+            await story(events)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            listening.cancel()
+            self._open.discard(events)
+            self._limits.leave()
+
+    def answer(self, story: Story) -> Response:
+        """A story as the answer of a Starlette route."""
+        return _EventResponse(story, self)
+
+    def stop(self) -> None:
+        """Ends every stream at its next pause: callers come back to a gateway that stays."""
+        self._stopping = True
+        for events in self._open:
+            events.stopping = True
+            events.note()
+
+
+class _EventResponse(Response):
+    def __init__(self, story: Story, streams: EventStreams) -> None:
+        super().__init__(None, 200)
+        self._story = story
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await tell(self._story, receive, send, self._limits, self._stall, [])
+        await self._streams.tell(self._story, receive, send, [])

@@ -52,7 +52,7 @@ class Logs:
         entries = await self._read(app, after, limit, request_id, worker_id)
         if query.get("follow") not in ("1", "true"):
             return answer({"items": [wire.log(entry) for entry in entries]})
-        return self._control.tell(self._follow(app, entries, after, request_id, worker_id))
+        return self._control.streams.answer(self._follow(app, entries, after, request_id, worker_id))
 
     async def session(self, request: Request) -> Response:
         """Holds a ``fal run`` app alive and shows its log; when the caller hangs up, the app is deleted."""
@@ -61,7 +61,7 @@ class Logs:
             raise Refusal(409, f'"{app.app}" is deployed and needs no session; "fal apps delete" removes it.')
         after = _after(request.query_params.get("after")) or "0"
         await self._store.apps.touch_session(app.app, SESSION_SECONDS)
-        return self._control.tell(self._hold(app.app, after))
+        return self._control.streams.answer(self._hold(app.app, after))
 
     async def _read(
         self, app: str, after: str | None, limit: int, request_id: str | None, worker_id: str | None

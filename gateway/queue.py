@@ -14,7 +14,7 @@ from . import answers, cors, incoming, wire
 from .addresses import Addresses, queue_base, split_app
 from .asgi import Headers, Receive, Scope, Send, respond
 from .errors import Refusal, bad_request, method_not_allowed
-from .events import Events, Story, tell
+from .events import Events, EventStreams, Story
 from .incoming import Head
 from .limits import Limits
 from .run import Access, app_headers
@@ -34,13 +34,21 @@ _MOST_LOGS = 1000
 class Queue:
     """Serves what is below ``/queue``."""
 
-    def __init__(self, store: Store, settings: Settings, addresses: Addresses, access: Access, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        addresses: Addresses,
+        access: Access,
+        limits: Limits,
+        streams: EventStreams,
+    ) -> None:
         self._store = store
         self._addresses = addresses
         self._access = access
         self._limits = limits
         self._allow_private = settings.allow_private_webhooks
-        self._write_timeout = settings.write_timeout
+        self._streams = streams
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, request_id: str) -> None:
         """One call to the queue, answered.
@@ -77,7 +85,7 @@ class Queue:
         with_logs = _wants_logs(scope["query_string"])
         if what == "/status":
             return await self._status(send, record, urls, with_logs, own)
-        await tell(self._story(record, urls, with_logs), receive, send, self._limits, self._write_timeout, own)
+        await self._streams.tell(self._story(record, urls, with_logs), receive, send, own)
 
     async def _submit(
         self,

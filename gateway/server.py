@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -184,9 +185,21 @@ def listening_socket(settings: Settings) -> socket.socket:
     return listener
 
 
-def server(app: Any, settings: Settings) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """uvicorn that tells the app when it begins to stop; the ASGI lifespan says so only when everything has ended."""
+
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop = on_stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stop()
+        await super().shutdown(sockets)
+
+
+def server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> Server:
     """A server for ``app``; run it with ``serve(sockets=[listening_socket(settings)])``."""
-    return uvicorn.Server(
+    return Server(
         uvicorn.Config(
             app,
             loop="uvloop",
@@ -205,5 +218,6 @@ def server(app: Any, settings: Settings) -> uvicorn.Server:
             timeout_graceful_shutdown=int(settings.stop_grace),
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,
-        )
+        ),
+        on_stop,
     )

@@ -100,7 +100,7 @@ class RunningGateway:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="gateway")
-        self._server = server(self._app, self.settings)
+        self._server = server(self._app, self.settings, lambda: self.gateway.stop())
         self.key = ""
 
     def start(self) -> RunningGateway:

@@ -1,0 +1,230 @@
+"""Deploys: what is checked before anything is built, and what the caller hears of the build."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from fal._spec import ScalingSpec
+
+from scheduler.store.records import EnvironmentRecord, EnvironmentState, HostRecord, RevisionState
+from tests.gateway.platform import HELLO, HOST, OWNER, RunningGateway
+from tests.support.waiting import wait_until
+
+SOURCE = b"import fal\n"
+SHA = hashlib.sha256(SOURCE).hexdigest()
+
+
+@pytest.fixture
+def client(gateway: RunningGateway) -> Iterator[httpx.Client]:
+    gateway.call(gateway.store.hosts.report(HOST, ttl_s=600))
+    with gateway.owner_client() as client:
+        yield client
+
+
+def deployment(**changes: Any) -> dict[str, Any]:
+    """The body of a deploy whose file is uploaded already."""
+    spec = replace(HELLO, **changes).to_json()
+    return {"spec": spec, "files": [{"path": "hello.py", "sha256": SHA, "size": len(SOURCE)}]}
+
+
+def upload(client: httpx.Client) -> None:
+    assert client.put(f"/api/v1/bundles/objects/{SHA}", content=SOURCE).status_code == 204
+
+
+def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in answer.iter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line[6:])
+
+
+def test_files_are_sent_once_and_checked(client: httpx.Client) -> None:
+    fresh = b"print('fresh')\n"
+    sha = hashlib.sha256(fresh).hexdigest()
+    asked = {"hashes": [sha, sha]}
+    assert client.post("/api/v1/bundles/missing", json=asked).json() == {"missing": [sha]}
+    assert client.put(f"/api/v1/bundles/objects/{sha}", content=b"something else").status_code == 400
+    assert client.put(f"/api/v1/bundles/objects/{sha}", content=fresh).status_code == 204
+    assert client.post("/api/v1/bundles/missing", json=asked).json() == {"missing": []}
+    for hashes in ("abc", [1], ["../../etc/passwd"], None):
+        assert client.post("/api/v1/bundles/missing", json={"hashes": hashes}).status_code == 400
+    assert client.put("/api/v1/bundles/objects/nonsense", content=b"").status_code == 400
+
+
+def test_a_deploy_is_stored_and_its_environment_asked_for(gateway: RunningGateway, client: httpx.Client) -> None:
+    upload(client)
+    body = {**deployment(name="stored", scaling=ScalingSpec(keep_alive=5)), "message": "first", "reset_scale": True}
+    answer = client.post("/api/v1/deployments", json=body)
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    assert (made["app"], made["state"]) == (f"{OWNER}/stored", "BUILDING")
+    assert made["urls"] == {
+        "sync": f"{gateway.url}/tester/stored",
+        "queue": f"{gateway.url}/queue/tester/stored",
+        "endpoints": {
+            "/": {"sync": f"{gateway.url}/tester/stored", "queue": f"{gateway.url}/queue/tester/stored"},
+            "/generate": {
+                "sync": f"{gateway.url}/tester/stored/generate",
+                "queue": f"{gateway.url}/queue/tester/stored/generate",
+            },
+        },
+    }
+    record = gateway.call(gateway.store.apps.revision(made["app"], made["revision"]))
+    assert record is not None
+    assert (record.state, record.message) == (RevisionState.BUILDING, "first")
+    assert record.spec.scaling.keep_alive == 5
+    assert record.files[0].path == "hello.py"
+    waiting = gateway.call(gateway.store.environments.waiting(made["environment_key"]))
+    assert [(each.app, each.ephemeral, each.reset_scale) for each in waiting if each.app == made["app"]] == [
+        (made["app"], False, True)
+    ]
+    called = client.post("/tester/stored", content=b"{}")
+    assert called.status_code == 404
+    assert "still being built" in called.json()["detail"]
+
+
+def test_a_run_gets_a_name_that_nobody_can_guess(gateway: RunningGateway, client: httpx.Client) -> None:
+    upload(client)
+    made = [client.post("/api/v1/deployments", json={**deployment(), "ephemeral": True}).json() for _ in range(2)]
+    assert made[0]["app"] != made[1]["app"]
+    assert len(made[0]["app"]) == len(f"{OWNER}/") + 36
+    record = gateway.call(gateway.store.apps.revision(made[0]["app"], made[0]["revision"]))
+    assert record is not None
+    assert record.spec.auth == "public"
+    asked_for = {**deployment(auth="private"), "ephemeral": True}
+    private = client.post("/api/v1/deployments", json=asked_for).json()
+    record = gateway.call(gateway.store.apps.revision(private["app"], private["revision"]))
+    assert record is not None
+    assert record.spec.auth == "private"
+
+
+def test_a_machine_type_that_no_host_offers_is_refused_at_once(gateway: RunningGateway, client: httpx.Client) -> None:
+    upload(client)
+    answer = client.post("/api/v1/deployments", json=deployment(machine_types=("GPU-A100",)))
+    assert answer.status_code == 409
+    detail = answer.json()["detail"]
+    assert detail.startswith("No host offers GPU-A100. This host offers CPU types XS, S, M, L, XL. Next:")
+    either = client.post("/api/v1/deployments", json=deployment(machine_types=("GPU-A100", "M")))
+    assert either.status_code == 201
+
+
+def test_a_cpu_that_stands_in_for_a_gpu_is_said(gateway: RunningGateway, client: httpx.Client) -> None:
+    upload(client)
+    gateway.call(gateway.store.hosts.report(HostRecord("slow-host", ("S",), (), True, 2, 4096), ttl_s=600))
+    try:
+        made = client.post("/api/v1/deployments", json=deployment(name="stand-in", machine_types=("GPU-A100",))).json()
+        gateway.call(gateway.store.apps.set_revision_state(made["app"], made["revision"], RevisionState.READY))
+        path = f"/api/v1/deployments/{made['app']}/{made['revision']}/events"
+        with client.stream("GET", path) as answer:
+            final = list(events(answer))[-1]
+        assert final["notes"]["cpu_fallback"] == "no host offers GPU-A100; a CPU stands in for it, which is slow"
+    finally:
+        gateway.call(gateway.store.hosts.report(HostRecord("slow-host", ("S",), (), False, 2, 4096), ttl_s=600))
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "no class": ({"class_name": "not a name"}, "Class name"),
+    "an entry file outside": ({"entry_file": "../hello.py"}, "Entry_file"),
+    "an entry file that is not there": ({"entry_file": "other.py"}, "not among"),
+    "a name that is none": ({"name": "Hello World"}, "App name"),
+    "no machine": ({"machine_types": ()}, "Machine_type"),
+    "an unknown auth": ({"auth": "everybody"}, "auth"),
+    "min above max": ({"scaling": ScalingSpec(min_concurrency=3, max_concurrency=2)}, "above max_concurrency"),
+    "max of nothing": ({"scaling": ScalingSpec(max_concurrency=0)}, "Max_concurrency"),
+    "keep_alive below zero": ({"scaling": ScalingSpec(keep_alive=-1)}, "Keep_alive"),
+    "no time to run": ({"request_timeout": 0}, "Request_timeout"),
+    "a requirement that is none": (
+        {"environment": replace(HELLO.environment, requirements=(("torch >>> 2",),))},
+        "torch >>> 2",
+    ),
+    "a python of the past": ({"environment": replace(HELLO.environment, python_version="2.7")}, "Python_version"),
+    "an endpoint without a slash": ({"endpoints": (replace(HELLO.endpoints[0], path="run"),)}, "Endpoint path"),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_spec_that_cannot_work_gets_one_clear_message(client: httpx.Client, what: str) -> None:
+    changes, said = FAULTS[what]
+    upload(client)
+    answer = client.post("/api/v1/deployments", json=deployment(**changes))
+    assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
+    assert said in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
+def test_types_are_checked_with_the_place_of_the_fault(client: httpx.Client) -> None:
+    body = deployment()
+    body["spec"]["scaling"]["max_concurrency"] = "many"
+    answer = client.post("/api/v1/deployments", json=body)
+    assert answer.status_code == 400
+    assert "scaling.max_concurrency: Input should be a valid integer" in answer.json()["detail"]
+    for wrong in (b"", b"{", b"[]", b'{"spec": 1}', b"\xff"):
+        assert client.post("/api/v1/deployments", content=wrong).status_code == 400
+    assert client.post("/api/v1/deployments", json={**deployment(), "ephemeral": "yes"}).status_code == 400
+    assert client.post("/api/v1/deployments", json={**deployment(), "message": 5}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../up.py", "a/../../b.py", "a//b.py", "a\\b.py", "./a.py", "", "a\x00b", "x" * 2000]
+)
+def test_paths_stay_inside_the_bundle(client: httpx.Client, path: str) -> None:
+    upload(client)
+    body = deployment()
+    body["files"].append({"path": path, "sha256": SHA, "size": 1})
+    assert client.post("/api/v1/deployments", json=body).status_code == 400
+
+
+def test_files_are_listed_once_and_were_sent(client: httpx.Client) -> None:
+    upload(client)
+    twice = deployment()
+    twice["files"].append(twice["files"][0])
+    assert client.post("/api/v1/deployments", json=twice).status_code == 400
+    both = deployment()
+    both["files"].append({"path": "hello.py/inside", "sha256": SHA, "size": 1})
+    assert client.post("/api/v1/deployments", json=both).status_code == 400
+    never = deployment()
+    never["files"].append({"path": "never.py", "sha256": "1" * 64, "size": 1})
+    answer = client.post("/api/v1/deployments", json=never)
+    assert (answer.status_code, "never.py" in answer.json()["detail"]) == (409, True)
+
+
+@pytest.mark.parametrize("ending", [RevisionState.READY, RevisionState.FAILED])
+def test_the_build_is_told_from_the_beginning_to_its_end(
+    gateway: RunningGateway, client: httpx.Client, ending: RevisionState
+) -> None:
+    upload(client)
+    environment = replace(HELLO.environment, requirements=((f"told-{ending.value.lower()}",),))
+    made = client.post("/api/v1/deployments", json=deployment(name="told", environment=environment)).json()
+    key, store = made["environment_key"], gateway.store
+    gateway.call(store.environments.append_log(key, "Resolved 3 packages"))
+    path = f"/api/v1/deployments/{made['app']}/{made['revision']}/events"
+    with client.stream("GET", path) as answer:
+        told = events(answer)
+        first = next(told)
+        assert (first["type"], first["message"]) == ("log", "Resolved 3 packages")
+        gateway.call(store.environments.append_log(key, "Installed"))
+        assert next(told)["message"] == "Installed"
+        gateway.call(store.environments.put(EnvironmentRecord(key, EnvironmentState.READY, notes={"dated": "yes"})))
+        gateway.call(store.environments.append_log(key, "The last line"))
+        error = "no such package" if ending is RevisionState.FAILED else None
+        gateway.call(store.apps.set_revision_state(made["app"], made["revision"], ending, error))
+        rest = list(told)
+    assert [event["type"] for event in rest] == ["log", "state"]
+    assert (rest[-1]["state"], rest[-1]["error"]) == (ending.value, error)
+    assert rest[-1]["urls"]["endpoints"]["/generate"]["sync"] == f"{gateway.url}/tester/told/generate"
+    assert rest[-1]["notes"] == {"dated": "yes"}
+    assert client.get(f"/api/v1/deployments/{made['app']}/unknown/events").status_code == 404
+
+
+def test_a_build_that_nobody_follows_any_more_costs_nothing(gateway: RunningGateway, client: httpx.Client) -> None:
+    upload(client)
+    made = client.post("/api/v1/deployments", json=deployment(name="unfollowed")).json()
+    before = gateway.gateway.limits.waiting
+    with client.stream("GET", f"/api/v1/deployments/{made['app']}/{made['revision']}/events"):
+        wait_until(lambda: gateway.gateway.limits.waiting == before + 1, "the stream is counted")
+    wait_until(lambda: gateway.gateway.limits.waiting == before, "the stream has ended")
