@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+#: Pause between two looks at one app; the first wake-up after a quiet time is never delayed. In seconds.
+REST_S = 0.02
+
 
 class Dispatcher:
     """Runs ``look(app)`` for every wake-up, without ever running it twice at once for one app.
 
     A burst of a thousand submissions wakes an app a thousand times; it is looked at once, and once more for whatever
-    came while that look was under way.
+    came while that look was under way or within ``REST_S`` after it. A busy app costs 50 looks a second at most.
 
     Args:
         look: handles its own errors; whatever it raises ends the task loudly.
@@ -24,6 +27,7 @@ class Dispatcher:
         self._look = look
         self._slots = asyncio.Semaphore(limit)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._resting: dict[str, asyncio.TimerHandle] = {}
         self._again: set[str] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._closed = False
@@ -32,7 +36,7 @@ class Dispatcher:
         """Look at ``app`` as soon as possible."""
         if self._closed:
             return
-        if app in self._running:
+        if app in self._running or app in self._resting:
             self._again.add(app)
             return
         task = asyncio.get_running_loop().create_task(self._run(app))
@@ -55,9 +59,10 @@ class Dispatcher:
     async def close(self, grace: float) -> None:
         """Take no more wake-ups and let looks under way end, for at most ``grace`` seconds."""
         self._closed = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        for timers in (self._timers, self._resting):
+            for timer in timers.values():
+                timer.cancel()
+            timers.clear()
         tasks = list(self._running.values())
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)
@@ -72,6 +77,11 @@ class Dispatcher:
 
     def _ended(self, app: str) -> None:
         self._running.pop(app, None)
+        if not self._closed:
+            self._resting[app] = asyncio.get_running_loop().call_later(REST_S, self._rested, app)
+
+    def _rested(self, app: str) -> None:
+        self._resting.pop(app, None)
         if app in self._again:
             self._again.discard(app)
             self.wake(app)
