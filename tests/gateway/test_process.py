@@ -1,0 +1,152 @@
+"""The gateway as a process of its own: start, stop, and what happens when Redis goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from keepwarm import redis_server as embedded
+from scheduler.store import Store
+from tests.gateway.platform import RunningGateway
+from tests.support.waiting import wait_until
+
+
+@dataclass
+class Process:
+    """A gateway process on an inherited socket, as ``keepwarm up`` starts it."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+
+def start(redis_url: str, data: Path, listener: socket.socket, **environ: str) -> Process:
+    log = data / f"gateway-{os.urandom(4).hex()}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway"],
+            env=os.environ
+            | {
+                "KEEPWARM_REDIS_URL": redis_url,
+                "KEEPWARM_DATA": str(data),
+                "KEEPWARM_LISTEN_FD": str(listener.fileno()),
+            }
+            | environ,
+            pass_fds=(listener.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    return Process(process, "http://{}:{}".format(*listener.getsockname()), log)
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(100)
+        yield listening
+
+
+def healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_gateway_starts_serves_and_stops_without_losing_a_caller(
+    gateway: RunningGateway, listener: socket.socket, data_dir: Path
+) -> None:
+    """Two processes share one socket: when the first stops, callers are answered by the second, nobody is refused."""
+    app = gateway.app()
+    gateway.worker(app)
+    redis_url = gateway.settings.redis_url
+    first = start(redis_url, data_dir, listener)
+    try:
+        wait_until(lambda: healthy(first.url), "the first gateway is up")
+        second = start(redis_url, data_dir, listener)
+        wait_until(lambda: b"listening" in second.log.read_bytes(), "the second gateway is up")
+        try:
+            assert first.stop() == 0
+            for number in range(10):
+                answer = httpx.post(f"{first.url}/{app}", content=b"%d" % number, trust_env=False, timeout=10)
+                assert (answer.status_code, answer.content) == (200, b"%d" % number)
+            assert second.stop(signal.SIGINT) == 0
+        finally:
+            second.process.kill()
+            second.process.wait()
+    finally:
+        first.process.kill()
+        first.process.wait()
+    for process in (first, second):
+        assert b"Traceback" not in process.log.read_bytes()
+
+
+def test_a_start_that_cannot_work_says_why_in_one_line(tmp_path: Path, listener: socket.socket) -> None:
+    wrong = start("unix:///x", tmp_path, listener, KEEPWARM_MAX_BODY_BYTES="lots")
+    assert wrong.process.wait(20) == 2
+    assert wrong.log.read_text().splitlines() == ["gateway: KEEPWARM_MAX_BODY_BYTES='lots' is not a whole number"]
+
+
+def test_a_restart_of_redis_is_waited_for(tmp_path: Path) -> None:
+    """While Redis is away /health says so; a call that arrives then is answered once it is back."""
+    folder = Path(tempfile.mkdtemp(prefix="kwg-"))
+    url = f"unix://{embedded.socket_path(folder)}"
+    redis = embedded.start(folder, "everysec")
+    gateway = RunningGateway(url, tmp_path).start()
+    try:
+        app = gateway.app()
+        gateway.worker(app)
+        with gateway.client() as client:
+            assert client.post(f"/{app}", content=b"before").status_code == 200
+            redis.terminate()
+            redis.wait(20)
+            away = client.get("/health")
+            assert (away.status_code, away.headers["retry-after"]) == (503, "1")
+            assert away.json()["error_type"] == "internal_error"
+            with socket.create_connection(gateway.address, 20) as connection:
+                connection.sendall(b"POST /%s HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nafter" % app.encode())
+                redis = embedded.start(folder, "everysec")
+                assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            assert client.get("/health").status_code == 200
+    finally:
+        gateway.stop()
+        redis.terminate()
+        redis.wait(20)
+
+
+def test_a_gateway_that_stops_does_not_keep_callers_waiting_for_ever(redis_server: str, tmp_path: Path) -> None:
+    gateway = RunningGateway(redis_server, tmp_path, stop_grace=1).start()
+    app = gateway.app()
+    with socket.create_connection(gateway.address, 20) as connection:
+        connection.sendall(b"POST /%s HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}" % app.encode())
+        wait_until(lambda: gateway.call(gateway.store.requests.queue_size(app)) == 1, "the request waits")
+        gateway.stop()
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1" in answer
+
+    async def queued() -> int:
+        store = await Store.connect(redis_server, tmp_path)
+        try:
+            return await store.requests.queue_size(app)
+        finally:
+            await store.close()
+
+    assert asyncio.run(queued()) == 0
