@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import structlog
 from starlette.requests import Request
@@ -23,10 +24,24 @@ log = structlog.get_logger("gateway.logs")
 _APP = "/api/v1/apps/{owner}/{app}"
 _ENTRY_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
 _MOST_LINES = 5000
+_PAGE = 1000
+#: About as many lines as are kept: one worker's lines may lie anywhere among them.
+_WHOLE_LOG = 10_000
 #: Seconds between looks when nothing was published, and between renewals of a session.
 _LOOK_SECONDS = 1.0
 #: A session survives its gateway for so long: ``fal run`` connects to another one within that time.
 SESSION_SECONDS = 20
+
+
+class Wanted(NamedTuple):
+    """Which lines: of an app, and perhaps of one request or one worker."""
+
+    app: str
+    request_id: str | None
+    worker_id: str | None
+
+    def has(self, entry: LogEntry) -> bool:
+        return self.worker_id is None or entry.worker_id == self.worker_id
 
 
 class Logs:
@@ -48,11 +63,11 @@ class Logs:
         query = request.query_params
         limit = _limit(query.get("limit", "1000"))
         after = _after(query.get("after"))
-        request_id, worker_id = query.get("request_id") or None, query.get("worker_id") or None
-        entries = await self._read(app, after, limit, request_id, worker_id)
+        wanted = Wanted(app, query.get("request_id") or None, query.get("worker_id") or None)
+        entries = await self._newest(wanted, limit) if after is None else (await self._page(wanted, after, limit))[0]
         if query.get("follow") not in ("1", "true"):
             return answer({"items": [wire.log(entry) for entry in entries]})
-        return self._control.streams.answer(self._follow(app, entries, after, request_id, worker_id))
+        return self._control.streams.answer(self._follow(wanted, entries, after or "0"))
 
     async def session(self, request: Request) -> Response:
         """Holds a ``fal run`` app alive and shows its log; when the caller hangs up, the app is deleted."""
@@ -63,30 +78,31 @@ class Logs:
         await self._store.apps.touch_session(app.app, SESSION_SECONDS)
         return self._control.streams.answer(self._hold(app.app, after))
 
-    async def _read(
-        self, app: str, after: str | None, limit: int, request_id: str | None, worker_id: str | None
-    ) -> list[LogEntry]:
-        if after is None and request_id is None and worker_id is None:
-            return await self._store.logs.tail(app, limit)
-        return await self._store.logs.read(
-            app, after=after or "0", limit=limit, request_id=request_id, worker_id=worker_id
-        )
+    async def _newest(self, wanted: Wanted, limit: int) -> list[LogEntry]:
+        if wanted.request_id is not None:
+            entries = await self._store.logs.read(wanted.app, request_id=wanted.request_id)
+        else:
+            entries = await self._store.logs.tail(wanted.app, limit if wanted.worker_id is None else _WHOLE_LOG)
+        return [entry for entry in entries if wanted.has(entry)][-limit:]
 
-    def _follow(
-        self, app: str, entries: list[LogEntry], after: str | None, request_id: str | None, worker_id: str | None
-    ) -> Story:
+    async def _page(self, wanted: Wanted, after: str, limit: int) -> tuple[list[LogEntry], str, bool]:
+        """Lines after an id, the id to go on from, and whether there may be more at once."""
+        read = await self._store.logs.read(wanted.app, after, limit, wanted.request_id)
+        last = read[-1].id if read else after
+        return [entry for entry in read if wanted.has(entry)], last, len(read) == limit
+
+    def _follow(self, wanted: Wanted, entries: list[LogEntry], after: str) -> Story:
         async def story(events: Events) -> None:
-            last, found = after or "0", entries
-            subscription = await self._store.subscribe({keys.channel_logs(app): events.note})
+            found, last, more = entries, entries[-1].id if entries else after, True
+            subscription = await self._store.subscribe({keys.channel_logs(wanted.app): events.note})
             try:
                 while True:
                     for entry in found:
-                        last = entry.id
                         await events.send(wire.event({"type": "log", **wire.log(entry)}))
-                    if not await events.wait(_LOOK_SECONDS):
+                    if not more and not await events.wait(_LOOK_SECONDS):
                         return
-                    found = await self._read(app, last, 1000, request_id, worker_id)
-                    if not found and await self._store.apps.get(app) is None:
+                    found, last, more = await self._page(wanted, last, _PAGE)
+                    if not found and await self._store.apps.get(wanted.app) is None:
                         return
             finally:
                 await subscription.close()
@@ -113,9 +129,10 @@ class Logs:
     async def _show_and_renew(self, app: str, last: str, events: Events) -> None:
         while True:
             try:
-                for entry in await self._store.logs.read(app, after=last, limit=1000):
-                    last = entry.id
-                    await events.send(wire.event({"type": "log", **wire.log(entry)}))
+                while entries := await self._store.logs.read(app, last, _PAGE):
+                    for entry in entries:
+                        last = entry.id
+                        await events.send(wire.event({"type": "log", **wire.log(entry)}))
                 if await self._store.apps.get(app) is None:
                     return
                 await self._store.apps.touch_session(app, SESSION_SECONDS)

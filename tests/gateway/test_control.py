@@ -21,8 +21,8 @@ def client(gateway: RunningGateway) -> Iterator[httpx.Client]:
         yield client
 
 
-def say(gateway: RunningGateway, app: str, *lines: str, request_id: str | None = None) -> None:
-    entries = [LogEntry("", time.time(), "STDOUT", line, "worker-1", request_id) for line in lines]
+def say(gateway: RunningGateway, app: str, *lines: str, request_id: str | None = None, worker: str = "w-1") -> None:
+    entries = [LogEntry("", time.time(), "STDOUT", line, worker, request_id) for line in lines]
     gateway.call(gateway.store.logs.append(app, entries))
 
 
@@ -138,7 +138,7 @@ def test_logs_by_the_page(gateway: RunningGateway, client: httpx.Client) -> None
     after = client.get(path, params={"after": items[0]["id"]}).json()["items"]
     assert [item["message"] for item in after] == ["two", "three"]
     mine = client.get(path, params={"request_id": "r-1"}).json()["items"]
-    assert [(item["message"], item["worker_id"]) for item in mine] == [("three", "worker-1")]
+    assert [(item["message"], item["worker_id"]) for item in mine] == [("three", "w-1")]
     for wrong in ({"limit": "0"}, {"limit": "all"}, {"after": "+ x"}):
         assert client.get(path, params=wrong).status_code == 400
 
@@ -152,6 +152,23 @@ def test_logs_as_they_come(gateway: RunningGateway, client: httpx.Client) -> Non
         say(gateway, app, "after")
         second = next(lines)
         assert (second["type"], second["message"], second["level"]) == ("log", "after", "STDOUT")
+
+
+def test_the_lines_of_one_worker_among_those_of_others(gateway: RunningGateway, client: httpx.Client) -> None:
+    """Only the first lines of the log were searched, and a follower that found none of its worker's there never got
+    any further."""
+    app = gateway.app()
+    say(gateway, app, *(f"noise {n}" for n in range(1500)))
+    say(gateway, app, "mine", worker="w-2")
+    path = f"/api/v1/apps/{app}/logs?worker_id=w-2"
+    items = client.get(f"{path}&limit=10").json()["items"]
+    assert [item["message"] for item in items] == ["mine"]
+    with client.stream("GET", f"{path}&follow=1&after=0") as answer:
+        lines = told(answer)
+        assert next(lines)["message"] == "mine"
+        say(gateway, app, "more noise")
+        say(gateway, app, "mine too", worker="w-2")
+        assert next(lines)["message"] == "mine too"
 
 
 def test_a_session_shows_the_log_and_ends_with_its_caller(gateway: RunningGateway, client: httpx.Client) -> None:
