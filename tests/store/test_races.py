@@ -39,6 +39,20 @@ async def test_a_frozen_worker_wakes_up_and_finishes_an_attempt_that_was_given_a
         assert (record.outcome, record.attempt, record.worker_id) == (OK, 2, "w2")
 
 
+async def test_a_worker_cannot_finish_its_own_earlier_attempt(redis_url: str, tmp_path: Path) -> None:
+    """The same worker got the request again after losing it: the name alone does not tell the attempts apart."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        first = await s.claimed(inbox)
+        await s.lose(first, crashed=False)
+        second = await inbox.next()
+        assert (second.attempt, second.worker_id) == (2, first.worker_id)
+        assert not await inbox.finish(first, OTHER, claim_next=False)
+        assert await s.lose(first, crashed=False) == "superseded"
+        assert await inbox.heartbeat() == []
+        assert await inbox.finish(second, OK)
+
+
 async def test_a_lease_lost_but_not_yet_given_away_may_still_finish(redis_url: str, tmp_path: Path) -> None:
     """An expired lease is only a suspicion: GPU work that ended before anybody acted on it must not be thrown away."""
     async with scene(redis_url, tmp_path) as s:
