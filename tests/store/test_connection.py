@@ -92,6 +92,33 @@ async def test_a_connection_that_goes_silent_is_replaced(
         await store.close()
 
 
+async def test_a_connection_found_dying_is_not_hammered(redis_url: str, tmp_path: Path) -> None:
+    """Between the abort and the loop's notice of it, resending without a pause kept the loop from ever noticing."""
+    store = await Store.connect(redis_url, tmp_path)
+    dying = store._redis.link.connection
+    assert dying is not None
+    dying.abort()
+    await store.ping()
+    await store.close()
+
+
+async def test_a_tick_while_a_question_is_under_way_is_not_forgotten(redis_url: str, short_path: Path) -> None:
+    """The answer "nothing there" was made before the work came whose tick overtook it: it waited for the next poll."""
+    async with fault_proxy(redis_url, short_path) as (proxy, url), scene(url, short_path) as s:
+        inbox = await s.worker()
+        await s.redis("PING")
+        proxy.writes.clear()
+        waiting = asyncio.ensure_future(inbox.next())
+        await asyncio.sleep(0)
+        inbox._on_work(b"")
+
+        async def asked_twice() -> bool:
+            return sum(b"$2\r\nw1\r\n$5\r\n30000" in data for data in proxy.writes) == 2
+
+        await await_until(asked_twice, "a second question", timeout=0.8)
+        waiting.cancel()
+
+
 async def test_listeners_hear_again_after_a_cut(redis_url: str, short_path: Path) -> None:
     async with fault_proxy(redis_url, short_path) as (proxy, url):
         store = await Store.connect(url, short_path)

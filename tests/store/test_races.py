@@ -147,8 +147,11 @@ async def test_answers_that_were_lost_are_given_again(redis_url: str, tmp_path: 
     async with scene(redis_url, tmp_path) as s:
         inbox = await s.worker()
         claim = await s.claimed(inbox)
-        assert await inbox.finish(claim, OK)
+        assert await inbox.finish(claim, OK, claim_next=False)
+        await s.submit("untouched")
         assert await inbox.finish(claim, OK), "a finish asked twice is still ours"
+        assert await s.requests.state(APP, "untouched") is RequestState.IN_QUEUE, "and claims no second request"
+        assert await inbox.finish(await inbox.next(), OK, claim_next=False)
 
         lost = await s.claimed(inbox)
         assert await s.lose(lost, delay_ms=60_000) == "requeued"
@@ -202,6 +205,44 @@ async def test_a_worker_that_asks_while_it_is_handed_something_gets_no_second_re
         assert await s.requests.state(APP, "second") is RequestState.IN_QUEUE
         idle = await s.worker("w2")
         assert (await idle.next()).request_id == "second"
+
+
+async def test_a_hand_over_heard_twice_runs_once(redis_url: str, tmp_path: Path) -> None:
+    """The message and the read-again both bring the same attempt, in either order, even after it has ended."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        messages: list[bytes] = []
+        await s.store.subscribe({keys.channel_worker("w1"): messages.append})
+        waiting = asyncio.ensure_future(inbox.next())
+
+        async def parked() -> bool:
+            return bool(await s.redis("ZCARD", keys.parked(APP)))
+
+        await await_until(parked, "the worker to park")
+        await s.submit("a")
+        claim = await waiting
+        inbox._on_message(messages[0])
+        assert await inbox.finish(claim, OK)
+        inbox._on_message(messages[0])
+        assert inbox.held == []
+        await s.submit("b")
+        assert (await inbox.next()).request_id == "b"
+
+
+async def test_a_hand_over_does_not_overtake_what_came_back_to_the_queue(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        dying = await s.worker("w1")
+        claim = await s.claimed(dying)
+        idle = await s.worker("w2")
+        waiting = asyncio.ensure_future(idle.next())
+
+        async def parked() -> bool:
+            return bool(await s.redis("ZCARD", keys.parked(APP)))
+
+        await await_until(parked, "the worker to park")
+        await asyncio.gather(s.lose(claim), s.submit("new"))
+        assert (await waiting).request_id == claim.request_id
+        assert await s.requests.state(APP, "new") is RequestState.IN_QUEUE
 
 
 async def test_a_worker_that_died_while_parked_gets_nothing(redis_url: str, tmp_path: Path) -> None:
