@@ -29,6 +29,7 @@ T = TypeVar("T")
 IDS = [f"q{n}" for n in range(4)]
 SLOTS = [0, 1]
 PICKS = st.integers(0, 15)
+RARELY = st.sampled_from([False, False, True])
 FINAL = {"COMPLETED", "ERROR", "CANCELLED"}
 
 
@@ -93,11 +94,16 @@ class Life(RuleBasedStateMachine):
         await self.store.apps.put_revision(revision())
         await self.store.apps.point(APP, "r1", auth=None, scaling=None, ephemeral=False)
         await self._new_leader()
-        for name in self.model.names:
-            await self._listen(name)
+        for slot in SLOTS:
+            await self._place(slot)
 
-    async def _listen(self, name: str) -> None:
-        await self.store.subscribe({keys.channel_worker(name): lambda _: None})
+    async def _place(self, slot: int) -> None:
+        worker = self.model.names[slot] = f"{self.model.names[slot]}'"
+        record = WorkerRecord(APP, worker, "r1", "box", WorkerState.PENDING, "S", (), 0)
+        await self.store.subscribe({keys.channel_worker(worker): lambda _: None})
+        await self.store.workers.place(record, self.model.epochs[-1])
+        await self.store.workers.update(APP, worker, ready=True)
+        self.model.workers.add(worker)
 
     async def _new_leader(self) -> None:
         await self.redis.command("DEL", keys.leader())
@@ -150,16 +156,11 @@ class Life(RuleBasedStateMachine):
         else:
             self.model.order.append(request_id)
 
-    @rule(slot=st.sampled_from(SLOTS))
-    def place(self, slot: int) -> None:
-        if self.model.names[slot] in self.model.workers:
-            return
-        worker = self.model.names[slot] = f"{self.model.names[slot]}'"
-        record = WorkerRecord(APP, worker, "r1", "box", WorkerState.PENDING, "S", (), 0)
-        self.run(self._listen(worker))
-        self.run(self.store.workers.place(record, self.model.epochs[-1]))
-        self.run(self.store.workers.update(APP, worker, ready=True))
-        self.model.workers.add(worker)
+    @rule()
+    def place(self) -> None:
+        for slot in SLOTS:
+            if self.model.names[slot] not in self.model.workers:
+                self.run(self._place(slot))
 
     @rule(slot=st.sampled_from(SLOTS))
     def claim(self, slot: int) -> None:
@@ -311,8 +312,10 @@ class Life(RuleBasedStateMachine):
             self.model.requests[request_id].delayed = False
             self.model.order.append(request_id)
 
-    @rule(request_id=st.sampled_from(IDS))
-    def cancel(self, request_id: str) -> None:
+    @rule(request_id=st.sampled_from(IDS), really=RARELY)
+    def cancel(self, request_id: str, really: bool) -> None:
+        if not really:
+            return
         known = self.model.requests.get(request_id)
         answer = self.run(self.store.requests.cancel(APP, request_id))
         if known is None:
@@ -323,8 +326,10 @@ class Life(RuleBasedStateMachine):
             assert answer == ("cancelled_queued" if known.status == "IN_QUEUE" else "cancelled_running")
             self._ended(request_id, "CANCELLED")
 
-    @rule(request_id=st.sampled_from(IDS))
-    def fail_queued(self, request_id: str) -> None:
+    @rule(request_id=st.sampled_from(IDS), really=RARELY)
+    def fail_queued(self, request_id: str, really: bool) -> None:
+        if not really:
+            return
         known = self.model.requests.get(request_id)
         waiting = known is not None and known.status == "IN_QUEUE"
         answer = self.run(self.store.requests.fail_queued(APP, request_id, Outcome(503, (), b"never")))
@@ -340,8 +345,10 @@ class Life(RuleBasedStateMachine):
             self.model.order.remove(request_id)
         known.status, known.delayed = status, False
 
-    @rule(slot=st.sampled_from(SLOTS))
-    def worker_ends(self, slot: int) -> None:
+    @rule(slot=st.sampled_from(SLOTS), really=RARELY)
+    def worker_ends(self, slot: int, really: bool) -> None:
+        if not really:
+            return
         worker = self.model.names[slot]
         self.run(self.store.workers.remove(APP, worker, "ended"))
         self.model.workers.discard(worker)
@@ -349,9 +356,10 @@ class Life(RuleBasedStateMachine):
         for known in self.model.running(worker).values():
             known.expired = True
 
-    @rule()
-    def leader_changes(self) -> None:
-        self.run(self._new_leader())
+    @rule(really=RARELY)
+    def leader_changes(self, really: bool) -> None:
+        if really:
+            self.run(self._new_leader())
 
     @rule()
     def retention_ends(self) -> None:
