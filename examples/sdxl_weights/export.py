@@ -62,7 +62,8 @@ def export_to_cache(pipeline: StableDiffusionXLPipeline, hub: Path, repository: 
         shutil.copytree(folder, snapshot)
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text(revision)
-    (hub / "version.txt").write_text("1")  # or transformers 4 starts to move an "old" cache at every import
+    for name in ("version.txt", "version_diffusers_cache.txt"):
+        (hub / name).write_text("1")  # or older releases start to move an "old" cache at every import
     return snapshot
 
 
