@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["Headers", "Message", "Receive", "Scope", "Send", "respond", "until_hang_up"]
+__all__ = ["Headers", "Message", "Receive", "Scope", "Send", "respond", "start", "until_hang_up"]
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -18,6 +18,12 @@ async def respond(send: Send, status: int, headers: Headers, body: bytes) -> Non
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def start(send: Send, status: int, headers: Headers) -> None:
+    """The head of an answer whose body comes piece by piece; it leaves at once."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": True})
 
 
 async def until_hang_up(receive: Receive) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import Response
 
 from . import wire
-from .asgi import Headers, Receive, Scope, Send, until_hang_up
+from .asgi import Headers, Receive, Scope, Send, start, until_hang_up
 from .errors import CallerGone
 from .limits import Limits
 
@@ -109,7 +109,7 @@ class EventStreams:
         self._open.add(events)
         listening = asyncio.get_running_loop().create_task(events.listen())
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": [*_HEAD, *extra]})
+            await start(send, 200, [*_HEAD, *extra])
             await story(events)
             await send({"type": "http.response.body", "body": b""})
         finally:

@@ -16,7 +16,7 @@ from scheduler.store.records import AppRecord, Submission
 
 from . import answers, cors, incoming
 from .addresses import Addresses, split_app
-from .asgi import Headers, Receive, Scope, Send, respond
+from .asgi import Headers, Receive, Scope, Send, respond, start
 from .auth import Keys, check_app
 from .directory import Directory
 from .errors import CallerGone, Refusal, method_not_allowed
@@ -214,8 +214,8 @@ class Stream:
             status, pairs = msgpack.unpackb(data)
             status = status if 200 <= status <= 599 else 502
             headers = answers.passed_headers(tuple((name, value) for name, value in pairs), status) + self._own
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
             self._started = True
+            await start(self._send, status, headers)
             return False
         if kind == "end":
             if data:
