@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def healthy(environ: dict[str, str], name: str) -> bool:
 def test_each_service_runs_by_itself(environ: dict[str, str], services: dict[str, subprocess.Popen[bytes]]) -> None:
     """As in docker-compose.yml: four commands and a Redis make a platform; keys come from the operator's command."""
     for name in NAMES:
-        wait_until(lambda name=name: healthy(environ, name), f"{name} to be healthy", timeout=60)
+        wait_until(partial(healthy, environ, name), f"{name} to be healthy", timeout=60)
     made = subprocess.run(
         [str(BIN / "keepwarm"), "keys", "create"], env=environ, capture_output=True, text=True, check=True
     )

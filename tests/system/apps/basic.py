@@ -19,24 +19,24 @@ class Counting(fal.App, keep_alive=60, max_concurrency=1):
 
     machine_type = "XS"
 
-    def setup(self):
+    def setup(self) -> None:
         self.setups = getattr(self, "setups", 0) + 1
         self.born = uuid.uuid4().hex
         self.calls = 0
 
     @fal.endpoint("/")
-    def run(self, request: Input) -> dict:
+    def run(self, request: Input) -> dict[str, object]:
         self.calls += 1
         print(f"call {self.calls}: {request.text}")
         time.sleep(request.seconds)
         return {"setups": self.setups, "born": self.born, "calls": self.calls, "text": request.text}
 
     @fal.endpoint("/boom")
-    def boom(self, request: Input) -> dict:
+    def boom(self, request: Input) -> dict[str, object]:
         raise RuntimeError("the app's own mistake")
 
     @fal.endpoint("/die")
-    def die(self, request: Input) -> dict:
+    def die(self, request: Input) -> dict[str, object]:
         os._exit(7)
 
 
@@ -46,7 +46,7 @@ class Wide(fal.App, keep_alive=60, max_concurrency=2):
     machine_type = "XS"
 
     @fal.endpoint("/")
-    def run(self, request: Input) -> dict:
+    def run(self, request: Input) -> dict[str, object]:
         time.sleep(request.seconds)
         return {"pid": os.getpid()}
 
@@ -57,7 +57,7 @@ class Sleepy(fal.App, keep_alive=1, max_concurrency=1):
     machine_type = "XS"
 
     @fal.endpoint("/")
-    def run(self, request: Input) -> dict:
+    def run(self, request: Input) -> dict[str, object]:
         return {"pid": os.getpid()}
 
 
@@ -67,19 +67,19 @@ class Warm(fal.App, keep_alive=1, min_concurrency=1, max_concurrency=1):
     machine_type = "XS"
 
     @fal.endpoint("/")
-    def run(self, request: Input) -> dict:
+    def run(self, request: Input) -> dict[str, object]:
         return {"pid": os.getpid()}
 
 
 class BadSetup(fal.App, keep_alive=60):
     machine_type = "XS"
 
-    def setup(self):
+    def setup(self) -> None:
         print("about to fail")
         raise RuntimeError("no weights at /nowhere")
 
     @fal.endpoint("/")
-    def run(self, request: Input) -> dict:
+    def run(self, request: Input) -> dict[str, object]:
         return {}
 
 
@@ -88,7 +88,7 @@ class Unsatisfiable(fal.App):
     requirements = ["six==99.0"]
 
     @fal.endpoint("/")
-    def run(self, request: Input) -> dict:
+    def run(self, request: Input) -> dict[str, object]:
         return {}
 
 
@@ -96,6 +96,6 @@ class Async(fal.App, keep_alive=60, max_multiplexing=4):
     machine_type = "XS"
 
     @fal.endpoint("/")
-    async def run(self, request: Input) -> dict:
+    async def run(self, request: Input) -> dict[str, object]:
         await asyncio.sleep(request.seconds)
         return {"text": request.text}
