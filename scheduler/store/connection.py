@@ -113,8 +113,12 @@ class Address:
 
 
 def pack(command: tuple[Arg, ...]) -> bytes:
-    """A command as Redis reads it."""
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub knows only 1-tuples
+    """A command as Redis reads it; lone surrogates, which user code's messages may hold, become question marks."""
+    try:
+        packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub knows only 1-tuples
+    except UnicodeEncodeError:
+        encoded = (arg.encode("utf-8", "replace") if isinstance(arg, str) else arg for arg in command)
+        packed = hiredis.pack_command(tuple(encoded))  # type: ignore[arg-type]
     return packed
 
 
@@ -238,6 +242,7 @@ class Link:
         self._reopening: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
         self._last_error = ""
+        self._refused = False
 
     async def open(self, patience: float = PATIENCE) -> None:
         """Connects, trying for ``patience`` seconds.
@@ -253,11 +258,14 @@ class Link:
 
         Raises:
             StoreUnavailable: it did not come back in time, or the link is closed.
+            StoreError: Redis answers, but does not let us in.
         """
         if self.connection is None and not self._closed:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), patience)
         if self.connection is None:
+            if self._refused:
+                raise StoreError(f"Redis at {self.address} does not let us in: {self._last_error}")
             why = f" ({self._last_error})" if self._last_error else ""
             raise StoreUnavailable(f"Redis at {self.address} does not answer{why}; try again in a moment.")
         return self.connection
@@ -282,12 +290,17 @@ class Link:
                 connection = await self.address.open(lambda: Connection(self._lost, self._on_push))
             except (OSError, TimeoutError, ConnectionLost, StoreError) as error:
                 self._last_error = str(error)
+                self._refused = isinstance(error, StoreError) and not isinstance(error, StoreUnavailable)
+                if self._refused:
+                    self._arrived.set()  # nobody waits for a wrong password to get better
+                else:
+                    self._arrived.clear()
                 await asyncio.sleep(random.uniform(0, delay))
                 delay = min(delay * 2, 2.0)
                 continue
             if not connection.alive:  # lost again before we got to see it
                 continue
-            self.connection = connection
+            self.connection, self._refused = connection, False
             self._arrived.set()
             for callback in self.on_connect:
                 callback()

@@ -287,6 +287,8 @@ class Requests:
         attempt = (claim.request_id, claim.attempt)
         sequence = self._output_sequence.get(attempt, 0) + 1
         self._output_sequence[attempt] = sequence
+        if len(self._output_sequence) > 4096:  # streams whose worker never came to their end
+            del self._output_sequence[next(iter(self._output_sequence))]
         if kind == "end":
             del self._output_sequence[attempt]
         unread: int = await SCRIPTS["append_output"](

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Script:
         return head
 
     async def __call__(
-        self, redis: Redis, *scope: str, patience: float = PATIENCE, rest: list[Arg] | None = None, **named: Arg
+        self, redis: Redis, *scope: str, patience: float = PATIENCE, rest: Sequence[Arg] = (), **named: Arg
     ) -> Any:
         """Runs the script on the keys of ``scope`` (for most, the app).
 
@@ -77,7 +78,7 @@ class Script:
             StoreUnavailable, StoreFull, StoreError: see ``Redis.command``.
         """
         values = [named[name] for name in self.arg_names]
-        packed = pack((*self._head(scope), *values, *(rest or ())))
+        packed = pack((*self._head(scope), *values, *rest))
         reply = await redis.exchange(packed, patience)
         while isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
             await redis.command("SCRIPT", "LOAD", self.text, patience=patience)

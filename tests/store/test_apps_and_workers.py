@@ -128,6 +128,7 @@ async def test_startup_failures_in_a_row_are_counted(redis_url: str, tmp_path: P
         assert (record.startup_failures, record.last_startup_error, record.openapi) == (
             *(0, None, '{"openapi":"3.1.0"}'),
         )
+        assert await apps.startup_failed(APP, "r1", "cannot print \ud800") == 1, "whatever the exception said"
         assert await apps.startup_failed(APP, "gone", "boom") == 0
         assert await s.redis("EXISTS", keys.revision(APP, "gone")) == 0
 

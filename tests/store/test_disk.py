@@ -11,7 +11,6 @@ import pytest
 from fal._spec import BundleFile
 
 from scheduler.store import BlobStore, BundleStore, LocalFileStore
-from scheduler.store import files as files_module
 
 CODE = b"print('hello')\n"
 
@@ -90,7 +89,7 @@ def test_a_file_from_another_file_system_is_copied(tmp_path: Path, monkeypatch: 
             raise OSError(18, "Invalid cross-device link")
         return rename(self, target)
 
-    monkeypatch.setattr(files_module.Path, "rename", across)
+    monkeypatch.setattr(Path, "rename", across)
     store.adopt(left, "abcdefgh12", "x", "image/png")
     kept = store.open("abcdefgh12")
     assert kept is not None

@@ -128,6 +128,16 @@ def test_states_say_who_moves_them_and_the_scripts_agree() -> None:
     assert moved == stated
 
 
+def test_the_page_on_states_names_every_verb_that_moves_a_request() -> None:
+    page = (LUA.parents[2] / "docs" / "states.md").read_text()
+    verbs = {
+        verb
+        for row in re.findall(r"^\| [A-Z] \| ([^|]+)\|", page, re.MULTILINE)
+        for verb in re.findall(r"`(\w+)`", row)
+    }
+    assert verbs == {name for name, script in SCRIPTS.items() if script.moves}
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_names_what_it_takes(name: str) -> None:
     script = SCRIPTS[name]

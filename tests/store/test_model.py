@@ -421,7 +421,7 @@ class Life(RuleBasedStateMachine):
 
 def test_any_order_of_verbs_keeps_the_promises(redis_url: str) -> None:
     Life.redis_url = redis_url
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Life,
         settings=settings(
             max_examples=90,

@@ -99,7 +99,7 @@ async def test_a_cancelled_request_in_back_off_is_not_promoted(redis_url: str, t
         await s.requests.cancel(APP, claim.request_id)
 
         async def nothing_due() -> bool:
-            return await s.redis("ZCARD", keys.delayed(APP)) == 0
+            return bool(await s.redis("ZCARD", keys.delayed(APP)) == 0)
 
         await await_until(nothing_due, "the back-off entry to go")
         assert await s.requests.promote(APP, s.epoch) == 0
