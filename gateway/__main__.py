@@ -11,6 +11,7 @@ import sys
 import structlog
 import uvloop
 from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import Processor
 
 from scheduler.store import Store
 from scheduler.store.errors import StoreError
@@ -24,18 +25,24 @@ log = structlog.get_logger("gateway")
 
 def configure_logging() -> None:
     """One JSON object a line on standard error; text of callers only ever inside a JSON string."""
+    shared: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # without local variables: they hold credentials and callers' data
+        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+    ]
+    render = structlog.processors.JSONRenderer(ensure_ascii=True)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            # without local variables: they hold credentials and callers' data
-            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-            structlog.processors.JSONRenderer(ensure_ascii=True),
-        ],
+        processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    # uvicorn and asyncio speak through the standard library.
+    handler = logging.StreamHandler(sys.stderr)
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[remove, render], foreign_pre_chain=shared))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 async def serve(settings: Settings) -> None:

@@ -20,6 +20,8 @@ FRESH_SECONDS = 1.0
 #: From this age on an entry in use is renewed in the background, so that busy apps never wait for a look-up.
 _RENEW_SECONDS = 0.5
 _MOST_ENTRIES = 4096
+#: Names among which a near one is looked for; comparing costs the time of every caller.
+_MOST_COMPARED = 300
 
 
 class Directory:
@@ -29,6 +31,7 @@ class Directory:
         self._store = store
         self._known: dict[str, tuple[float, AppRecord]] = {}
         self._renewing: dict[str, asyncio.Task[None]] = {}
+        self._listed: tuple[float, list[AppRecord]] = (-FRESH_SECONDS, [])
 
     def fresh(self, app: str) -> AppRecord | None:
         """The record when it is known and young enough; starts a renewal when it is getting old."""
@@ -51,6 +54,7 @@ class Directory:
     def forget(self, app: str) -> None:
         """The alias was changed through this process: look again."""
         self._known.pop(app, None)
+        self._listed = (-FRESH_SECONDS, [])
 
     async def missing(self, app: str, key: ApiKeyRecord | None) -> Refusal:
         """The 404 for an app that does not exist, as helpful as this caller may have it.
@@ -63,7 +67,7 @@ class Directory:
             return Refusal(404, f'The first revision of "{app}" is still being built; try again when it is ready.')
         visible = [
             known.app
-            for known in await self._store.apps.list()
+            for known in await self._list()
             if not known.ephemeral
             and (
                 known.auth == "public"
@@ -73,6 +77,14 @@ class Directory:
         near = _nearest(app, visible)
         hint = f' Did you mean "{near}"?' if near else ' "fal apps list" shows the apps that exist.'
         return Refusal(404, f'There is no app "{app}".{hint}')
+
+    async def _list(self) -> list[AppRecord]:
+        """All apps, read at most once a second however many callers mistype."""
+        at, listed = self._listed
+        if time.monotonic() - at >= FRESH_SECONDS:
+            listed = await self._store.apps.list()
+            self._listed = (time.monotonic(), listed)
+        return listed
 
     async def _fetch(self, app: str) -> AppRecord | None:
         record = await self._store.apps.get(app)
@@ -96,7 +108,7 @@ class Directory:
 def _nearest(app: str, known: list[str]) -> str | None:
     """The owner's app whose name is nearest, else any app that differs by hardly more than a slip."""
     owner, _, name = app.partition("/")
-    own = {each.partition("/")[2]: each for each in known if each.startswith(f"{owner}/")}
-    if near := difflib.get_close_matches(name, own, n=1, cutoff=0.6):
-        return own[near[0]]
-    return next(iter(difflib.get_close_matches(app, known, n=1, cutoff=0.85)), None)
+    own = [each.partition("/")[2] for each in known if each.startswith(f"{owner}/")]
+    if near := difflib.get_close_matches(name, own[:_MOST_COMPARED], n=1, cutoff=0.6):
+        return f"{owner}/{near[0]}"
+    return next(iter(difflib.get_close_matches(app, known[:_MOST_COMPARED], n=1, cutoff=0.85)), None)

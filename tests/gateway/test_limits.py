@@ -151,6 +151,18 @@ def test_a_chunked_body_with_trailers_is_understood(small: RunningGateway) -> No
     assert "x-trailer" not in dict(claim.headers)
 
 
+def test_a_caller_who_asks_before_sending_is_told_to_go_on(small: RunningGateway) -> None:
+    head = b"POST /tester/hello HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n"
+    with socket.create_connection(small.address, 5) as connection:
+        connection.sendall(head % 4)
+        assert connection.recv(4096) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"abcd")
+        assert connection.recv(4096).endswith(b"abcd")
+    with socket.create_connection(small.address, 5) as connection:
+        connection.sendall(head % 200_000)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+
+
 def test_a_websocket_is_refused_politely(small: RunningGateway) -> None:
     request = (
         b"GET /tester/hello/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
