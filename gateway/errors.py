@@ -1,10 +1,7 @@
 """The one table from what can go wrong to the HTTP answer that the caller gets.
 
-    Refusal                 the gateway itself says no; carries its own status
-    StoreError              see scheduler.store.errors; mapped by TABLE
-    anything else           500 internal_error; logged with its traceback, which the caller never sees
-
-Infrastructure bodies are ``{"detail", "error_type"}`` with the type repeated in ``X-Fal-Error-Type``.
+A Refusal is the gateway's own no and carries its status; StoreError goes through TABLE; anything else is a 500 whose
+cause stands in the log only. Bodies are ``{"detail", "error_type"}``, the type repeated in ``X-Fal-Error-Type``.
 """
 
 from __future__ import annotations

@@ -72,137 +72,147 @@ class _WholeAnswers(RequestResponseCycle):
             corked.uncork()
 
 
-def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol with this gateway's bounds on heads.
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with bounds on heads and on the time for bodies. Sizes in bytes, times in seconds.
 
     uvicorn itself waits for ever for the end of a head and takes hundreds of kilobytes of it.
     """
-    max_head = settings.max_header_bytes
-    max_body_wire = 2 * settings.max_body_bytes + 65536  # framing included
-    head_timeout, body_timeout = settings.header_timeout, settings.body_timeout
 
-    class BoundedProtocol(HttpToolsProtocol):
-        _in_head = False
-        _in_body = False
-        _head_parsed = 0  # bytes of the head that the parser has handed out
-        _wire = 0  # bytes received for the current part of the message, while that part did not end
-        _timer: asyncio.TimerHandle | None = None  # armed while a head or a body is incomplete
-        _body_began = 0.0
-        _too_large = False
+    max_head = 16 * 1024
+    max_body_wire = 128 * 1024 * 1024  # framing included
+    head_timeout = 10.0
+    body_timeout = 30.0
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._timer = self.loop.call_later(head_timeout, self._head_too_slow)
+    _in_head = False
+    _in_body = False
+    _head_parsed = 0  # bytes of the head that the parser has handed out
+    _wire = 0  # bytes received for the current part of the message, while that part did not end
+    _timer: asyncio.TimerHandle | None = None  # armed while a head or a body is incomplete
+    _body_began = 0.0
+    _too_large = False
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer()
-            super().connection_lost(exc)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.head_timeout, self._head_too_slow)
 
-        def data_received(self, data: bytes) -> None:
-            if self.parser is None or self.transport.is_closing():
-                return
-            was_in_body = self._in_body
-            super().data_received(data)
-            if not (self._in_head or self._in_body):
-                if self._timer is not None:
-                    self._stop_timer()
-                if not self._is_idle():
-                    return  # the usual request came in one piece and costs no timer
-            if self._in_body:
-                self._body_goes_on(len(data), was_in_body)
-                return
-            if self._in_head and not was_in_body:
-                # A header that never ends is not handed out by the parser, so that it must be counted here.
-                self._check_wire(len(data), max_head)
-            if self._timer is None or was_in_body:
-                self._stop_timer()
-                self._timer = self.loop.call_later(head_timeout, self._head_too_slow)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
 
-        def _body_goes_on(self, size: int, was_in_body: bool) -> None:
-            if not was_in_body:
-                self._stop_timer()
-                self._body_began = self.loop.time()
-                self._timer = self.loop.call_later(body_timeout, self._body_too_slow)
-            self._check_wire(size, max_body_wire)
-
-        def on_message_begin(self) -> None:
-            self._in_head = True
-            self._head_parsed = self._wire = 0
-            super().on_message_begin()
-
-        def on_url(self, url: bytes) -> None:
-            self._count_head(len(url))
-            super().on_url(url)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._count_head(len(name) + len(value) + 4)
-            if self._in_head:  # trailers of a chunked body are counted and thrown away
-                super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            before = self.cycle
-            super().on_headers_complete()
-            if self.cycle is not before:
-                # uvicorn names its class in the middle of this method; its task has not begun to run yet.
-                self.cycle.__class__ = _WholeAnswers
-            self._in_head = False
-            self._in_body = True
-            self._wire = 0
-
-        def on_message_complete(self) -> None:
-            super().on_message_complete()
-            self._in_body = False
-
-        def _count_head(self, size: int) -> None:
-            self._head_parsed += size
-            if self._head_parsed > max_head:
-                self._too_large = True
-                raise _HeadTooLarge
-
-        def _check_wire(self, size: int, limit: int) -> None:
-            self._wire += size
-            if self._wire > limit and not self.transport.is_closing():
-                self._too_large = not self._in_body
-                self.send_400_response("")
-
-        def _stop_timer(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        if self.parser is None or self.transport.is_closing():
+            return
+        was_in_body = self._in_body
+        super().data_received(data)
+        if not (self._in_head or self._in_body):
             if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+                self._stop_timer()
+            if not self._is_idle():
+                return  # the usual request came in one piece and costs no timer
+        if self._in_body:
+            self._body_goes_on(len(data), was_in_body)
+            return
+        if self._in_head and not was_in_body:
+            # A header that never ends is not handed out by the parser, so that it must be counted here.
+            self._check_wire(len(data), self.max_head)
+        if self._timer is None or was_in_body:
+            self._stop_timer()
+            self._timer = self.loop.call_later(self.head_timeout, self._head_too_slow)
 
-        def _head_too_slow(self) -> None:
+    def _body_goes_on(self, size: int, was_in_body: bool) -> None:
+        if not was_in_body:
+            self._stop_timer()
+            self._body_began = self.loop.time()
+            self._timer = self.loop.call_later(self.body_timeout, self._body_too_slow)
+        self._check_wire(size, self.max_body_wire)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_parsed = self._wire = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + 4)
+        if self._in_head:  # trailers of a chunked body are counted and thrown away
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        before = self.cycle
+        super().on_headers_complete()
+        if self.cycle is not before:
+            # uvicorn names its class in the middle of this method; its task has not begun to run yet.
+            self.cycle.__class__ = _WholeAnswers
+        self._in_head = False
+        self._in_body = True
+        self._wire = 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_body = False
+
+    def _count_head(self, size: int) -> None:
+        self._head_parsed += size
+        if self._head_parsed > self.max_head:
+            self._too_large = True
+            raise _HeadTooLarge
+
+    def _check_wire(self, size: int, limit: int) -> None:
+        self._wire += size
+        if self._wire > limit and not self.transport.is_closing():
+            self._too_large = not self._in_body
+            self.send_400_response("")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
             self._timer = None
-            if self._is_idle() and not self.transport.is_closing():
-                self.transport.close()
 
-        def _body_too_slow(self) -> None:
-            self._timer = None
-            if self._in_body and not self.transport.is_closing():
-                if self._wire < _SLOWEST_BODY * (self.loop.time() - self._body_began):
-                    self._refuse(400, "The body did not arrive in time.")
-                else:
-                    self._timer = self.loop.call_later(body_timeout, self._body_too_slow)
-
-        def _is_idle(self) -> bool:
-            return self.cycle is None or self.cycle.response_complete
-
-        def send_400_response(self, msg: str) -> None:
-            """What uvicorn calls for HTTP that it cannot read."""
-            if self._too_large:
-                self._refuse(431, f"The request line and headers are over the limit of {max_head} bytes.")
-            else:
-                self._refuse(400, "This is not valid HTTP/1.1.")
-
-        def _refuse(self, status: int, detail: str) -> None:
-            # In the middle of an answer there is no place for another.
-            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-                self.transport.write(_plain_answer(status, detail))
+    def _head_too_slow(self) -> None:
+        self._timer = None
+        if self._is_idle() and not self.transport.is_closing():
             self.transport.close()
 
-        def _unsupported_upgrade_warning(self) -> None:
-            """No line in the log for each caller that asks for an upgrade."""
+    def _body_too_slow(self) -> None:
+        self._timer = None
+        if self._in_body and not self.transport.is_closing():
+            if self._wire < _SLOWEST_BODY * (self.loop.time() - self._body_began):
+                self._refuse(400, "The body did not arrive in time.")
+            else:
+                self._timer = self.loop.call_later(self.body_timeout, self._body_too_slow)
 
-    return BoundedProtocol
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls for HTTP that it cannot read."""
+        if self._too_large:
+            self._refuse(431, f"The request line and headers are over the limit of {self.max_head} bytes.")
+        else:
+            self._refuse(400, "This is not valid HTTP/1.1.")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        # In the middle of an answer there is no place for another.
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_plain_answer(status, detail))
+        self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """No line in the log for each caller that asks for an upgrade."""
+
+
+def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
+    """The protocol class with the bounds of ``settings``."""
+    bounds = {
+        "max_head": settings.max_header_bytes,
+        "max_body_wire": 2 * settings.max_body_bytes + 65536,
+        "head_timeout": settings.header_timeout,
+        "body_timeout": settings.body_timeout,
+    }
+    return type("BoundedProtocol", (BoundedProtocol,), bounds)
 
 
 def _plain_answer(status: int, detail: str) -> bytes:
