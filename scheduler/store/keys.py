@@ -7,10 +7,6 @@ good by a poll.
 
 from __future__ import annotations
 
-#: The consumer group of every queue; each worker is one consumer in it.
-GROUP = "workers"
-
-
 # --- an app's requests -------------------------------------------------------------------------------------------
 
 
@@ -23,9 +19,9 @@ def request(app: str, request_id: str) -> str:
 
 
 def queue_normal(app: str) -> str:
-    """Order of waiting requests of normal priority; claimed ones stay as pending entries until they end.
+    """Order of waiting requests of normal priority; a claim takes its entry out and leaves a lease instead.
 
-    Stream; TTL: none while the app exists, because every entry is deleted when its request ends; requests.
+    Stream; TTL: none while the app exists, because every entry is deleted when its request starts or ends; requests.
     """
     return f"{{{app}}}:queue:normal"
 
@@ -33,7 +29,7 @@ def queue_normal(app: str) -> str:
 def queue_low(app: str) -> str:
     """The same for low priority.
 
-    Stream; TTL: none while the app exists, because every entry is deleted when its request ends; requests.
+    Stream; TTL: none while the app exists, because every entry is deleted when its request starts or ends; requests.
     """
     return f"{{{app}}}:queue:low"
 
@@ -73,7 +69,7 @@ def turns(app: str) -> str:
 def parked(app: str) -> str:
     """Workers that wait for a request with a free slot, scored by the millisecond until which that is believed.
 
-    Sorted set; TTL: 10 s after the last parking; requests.
+    Sorted set; TTL: none, because members leave with a request or with their worker; requests.
     """
     return f"{{{app}}}:parked"
 

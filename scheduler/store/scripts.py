@@ -54,7 +54,7 @@ class Script:
             function = getattr(keys, name.removesuffix("_prefix"))
             value = function("") if function.__code__.co_argcount else function()
             lines.append(f"local {name} = '{value}'\n")
-        return "".join(lines) + f"local group = '{keys.GROUP}'\n"
+        return "".join(lines)
 
     def _head(self, scope: tuple[str, ...]) -> tuple[Arg, ...]:
         head = self._heads.get(scope)

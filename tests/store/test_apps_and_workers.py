@@ -114,6 +114,17 @@ async def test_deleting_an_app_ends_what_waits_and_lets_finish_what_runs(redis_u
         assert [a.app for a in await s.store.apps.list()] == [APP]
 
 
+async def test_what_comes_back_to_the_queue_of_a_deleted_app_does_not_stay(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        await inbox._ask()  # parks it, so that the request never sees the queue
+        await s.submit("a")
+        claim = await inbox.next()
+        await s.store.apps.delete(APP)
+        assert await s.lose(claim) == "requeued"
+        assert await s.redis("PTTL", keys.queue_normal(APP)) > 0
+
+
 async def test_startup_failures_in_a_row_are_counted(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         apps = s.store.apps

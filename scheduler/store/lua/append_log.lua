@@ -11,7 +11,10 @@ if request_id ~= '' then
   local key = request_logs_prefix .. request_id
   redis.call('XADD', key, 'MAXLEN', '~', 1000, '*', unpack(fields))
   local keep = redis.call('PTTL', request_prefix .. request_id)
-  if keep == -1 then keep = 604800000 end
+  if keep == -1 then
+    keep = 604800000
+    redis.call('HSET', request_prefix .. request_id, 'logged', '1') -- its end shortens this
+  end
   if keep == -2 then keep = 60000 end
   redis.call('PEXPIRE', key, keep)
 end

@@ -7,7 +7,7 @@
 local key = worker_prefix .. worker_id
 local seen = redis.call('HMGET', key, 'state', 'stop_requested')
 if not seen[1] or seen[1] == 'TERMINATED' then return 'gone' end
-local held = pending_of(worker_id)
+local held = #held_by(worker_id)
 redis.call('HSET', key, 'beat_at', now, 'in_flight', held)
 if held == 0 and seen[1] == 'RUNNING' then
   redis.call('HSET', key, 'state', 'IDLE', 'idle_since', now)

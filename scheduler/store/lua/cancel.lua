@@ -8,12 +8,13 @@
 local r = read_request(request_id)
 if not r then return 'not_found' end
 local key = request_prefix .. request_id
-if is_final(r.status) then
+if r.status ~= 'IN_QUEUE' and r.status ~= 'IN_PROGRESS' then
   local by = redis.call('HMGET', key, 'cancel_token', 'cancel_answer')
   return by[1] == token and by[2] or 'already_completed'
 end
 local answer = r.status == 'IN_QUEUE' and 'cancelled_queued' or 'cancelled_running'
-end_request(request_id, r, 'CANCELLED', 'cancel', result, error_type, 'cancelled', 0)
+end_request(request_id, r, 'CANCELLED', 'cancel', result, error_type, 'cancelled')
+if r.status == 'IN_PROGRESS' then release_slot(r.worker) end
 redis.call('HSET', key, 'cancel_token', token, 'cancel_answer', answer)
 if answer == 'cancelled_running' then
   redis.call('PUBLISH', channel_worker_prefix .. r.worker, 'cancel ' .. request_id)

@@ -7,5 +7,5 @@
 local r = read_request(request_id)
 if not r then return 0 end
 if r.status ~= 'IN_QUEUE' then return r.ended_by == 'fail_queued' and 1 or 0 end
-end_request(request_id, r, 'ERROR', 'fail_queued', result, error_type, '', 0)
+end_request(request_id, r, 'ERROR', 'fail_queued', result, error_type, '')
 return 1

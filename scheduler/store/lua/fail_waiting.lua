@@ -8,13 +8,13 @@ local count = 0
 local function finish_off(id)
   local r = read_request(id)
   if r and r.status == 'IN_QUEUE' and (mode == '' or r.mode == mode) then
-    end_request(id, r, status, 'fail_queued', result, error_type, '', 0)
+    end_request(id, r, status, 'fail_queued', result, error_type, '')
     count = count + 1
   end
 end
 for _, id in ipairs(redis.call('ZRANGE', delayed, 0, tonumber(limit) - 1)) do finish_off(id) end
 for _, queue in ipairs({ queue_normal, queue_low }) do
-  -- in steps over the whole stream: claimed entries, and those of the other mode, stay where they are
+  -- in steps over the whole stream: those of the other mode stay where they are
   local after = '-'
   while count < tonumber(limit) do
     local entries = redis.call('XRANGE', queue, after, '+', 'COUNT', 500)

@@ -5,19 +5,11 @@
 -- One look at demand and supply; the next change wakes the scheduler again.
 redis.call('DEL', woken)
 local function oldest(queue)
-  local groups = redis.pcall('XINFO', 'GROUPS', queue)
-  if groups.err then return nil end
-  local last = '0'
-  for _, info in ipairs(groups) do
-    for i = 1, #info, 2 do
-      if info[i] == 'last-delivered-id' then last = info[i + 1] end
-    end
-  end
-  local entry = redis.call('XRANGE', queue, '(' .. last, '+', 'COUNT', 1)[1]
+  local entry = redis.call('XRANGE', queue, '-', '+', 'COUNT', 1)[1]
   return entry and tonumber(string.match(entry[1], '^%d+'))
 end
 local in_progress = redis.call('ZCARD', leases)
-local queued = redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low) - in_progress
+local queued = redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low)
 local first = -1
 if queued > 0 then
   local normal, low = oldest(queue_normal), oldest(queue_low)

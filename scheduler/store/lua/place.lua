@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- KEYS worker_prefix workers queue_normal queue_low epoch
+-- KEYS worker_prefix workers epoch
 -- ARGV worker_id by_epoch fields...
 -- RETURNS: nothing; error STALE
 -- INCLUDE clock leading
@@ -12,6 +12,3 @@ redis.call('HSETNX', key, 'created_at', now)
 redis.call('HSET', key, unpack(fields))
 redis.call('PEXPIRE', key, 86400000)
 redis.call('SADD', workers, worker_id)
-for _, queue in ipairs({ queue_normal, queue_low }) do
-  redis.pcall('XGROUP', 'CREATE', queue, group, '0', 'MKSTREAM')
-end

@@ -11,7 +11,6 @@ redis.call('HSET', alias, 'revision', revision, 'ephemeral', ephemeral)
 if auth ~= '' then redis.call('HSET', alias, 'auth', auth) end
 if scaling ~= '' then redis.call('HSET', alias, 'scaling', scaling) end
 for _, queue in ipairs({ queue_normal, queue_low }) do
-  redis.pcall('XGROUP', 'CREATE', queue, group, '0', 'MKSTREAM')
   redis.call('PERSIST', queue)
 end
 redis.call('PERSIST', revisions)

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- KEYS request_prefix queue_normal queue_low leases
+-- KEYS request_prefix queue_normal queue_low
 -- ARGV request_id
 -- RETURNS: nil, or {status, mode, attempt, submitted_at, started_at, finished_at, result, error, error_type, worker, webhook, requests ahead or -1}
 -- The ahead count is exact up to 1000 requests; beyond that it is an upper bound.
@@ -7,22 +7,13 @@ local r = redis.call('HMGET', request_prefix .. request_id, 'status', 'mode', 'a
   'finished_at', 'result', 'error', 'error_type', 'worker', 'webhook', 'sid', 'priority')
 if not r[1] then return nil end
 
-local function last_delivered(queue)
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', queue)) do
-    for i = 1, #info, 2 do
-      if info[i] == 'last-delivered-id' then return info[i + 1] end
-    end
-  end
-  return '0'
-end
-
 local function waiting_up_to(queue, last)
-  return #redis.call('XRANGE', queue, '(' .. last_delivered(queue), last, 'COUNT', 1001)
+  return #redis.call('XRANGE', queue, '-', last, 'COUNT', 1001)
 end
 
 local ahead = -1
 if r[1] == 'IN_QUEUE' then
-  local waiting = redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low) - redis.call('ZCARD', leases)
+  local waiting = redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low)
   ahead = waiting
   if r[12] and r[12] ~= '' then
     local low = r[13] == 'low'

@@ -8,7 +8,7 @@
 local key = worker_prefix .. worker_id
 local seen = redis.call('HMGET', key, 'state', 'stop_requested')
 if not seen[1] or seen[1] == 'TERMINATED' then return 0 end
-if how == 'idle' and pending_of(worker_id) > 0 then return 0 end
+if how == 'idle' and #held_by(worker_id) > 0 then return 0 end
 local wanted = how == 'idle' and 'drain' or how
 if seen[2] == 'kill' then wanted = 'kill' end
 redis.call('HSET', key, 'stop_requested', wanted, 'reason', why)

@@ -16,6 +16,7 @@ if by_epoch ~= '' then
   if lease and tonumber(lease) > now then return 'alive' end
 end
 
+release_slot(worker_id)
 local key = request_prefix .. request_id
 local crashes = tonumber(r.crashes) or 0
 if crashed == '1' then
@@ -28,14 +29,13 @@ end
 local used_up = r.mode == 'direct' or tonumber(r.attempt) >= tonumber(r.max_attempts)
 if used_up or crashes >= 3 then
   if crashes >= 3 and r.mode ~= 'direct' then
-    end_request(request_id, r, 'ERROR', 'retry', poison, 'poison_request', why, 0)
+    end_request(request_id, r, 'ERROR', 'retry', poison, 'poison_request', why)
   else
-    end_request(request_id, r, 'ERROR', 'retry', fallback, fallback_type, why, 0)
+    end_request(request_id, r, 'ERROR', 'retry', fallback, fallback_type, why)
   end
   return 'failed'
 end
 leave_queue(request_id, r)
-release_slot(r.worker, 0)
 redis.call('HSET', key, 'error', why)
 if tonumber(delay_ms) > 0 then
   redis.call('HSET', key, 'status', 'IN_QUEUE', 'sid', '')

@@ -4,12 +4,12 @@
 -- CHANNELS channel_worker_prefix
 -- ARGV request_id mode priority call body gateway webhook max_attempts start_ms max_queue cap idempotency_key fingerprint
 -- RETURNS: {request id, requests ahead, 1 if it was known already}
--- INCLUDE clock reading waking load
+-- INCLUDE clock reading waking
 -- Stores a request. With a worker parked and nobody waiting, it is claimed for that worker in the same breath: the
 -- lease is written here, so a worker that never gets the message loses it like any other. No allow-oom: new requests
 -- are what is refused first when memory runs out.
 local key = request_prefix .. request_id
-local ahead = redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low) - redis.call('ZCARD', leases)
+local ahead = redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low)
 
 if redis.call('EXISTS', key) == 1 then return { request_id, ahead, 1 } end
 if idempotency_key ~= '' then
@@ -29,7 +29,7 @@ end
 local function hand_to(id, w)
   redis.call('ZREM', parked, id)
   if (w[2] and w[2] ~= '') or not w[3] or w[4] == 'TERMINATED' then return false end
-  local message = claim_message(request_id, 1, mode, string.format('%.0f', now), gateway, '', call, body)
+  local message = claim_message(request_id, 1, mode, now_text, gateway, '', call, body)
   -- nobody hears it: the supervisor is gone, so the next one gets it
   return redis.call('PUBLISH', channel_worker_prefix .. id, message) > 0
 end
@@ -39,39 +39,41 @@ local function hand_off()
   if ahead > 0 then return nil end
   local earlier = {}
   for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', parked, '+inf', now, 'LIMIT', 0, 5)) do
-    local w = redis.call('HMGET', worker_prefix .. id, 'revision', 'stop_requested', 'lease_ms', 'state')
+    local w = redis.call('HMGET', worker_prefix .. id, 'revision', 'stop_requested', 'lease_ms', 'state', 'in_flight')
     if w[1] ~= revision then
       table.insert(earlier, { id, w })
     elseif hand_to(id, w) then
-      return id, w[3]
+      return id, w
     end
   end
   for _, one in ipairs(earlier) do
-    if hand_to(one[1], one[2]) then return one[1], one[2][3] end
+    if hand_to(one[1], one[2]) then return one[1], one[2] end
   end
 end
 
-local queue = priority == 'low' and queue_low or queue_normal
-local sid = redis.call('XADD', queue, '*', 'id', request_id)
 local deadline = ''
 if start_ms ~= '' then deadline = string.format('%.0f', now + start_ms) end
-local worker, lease = hand_off()
+local worker, w = hand_off()
 if worker then
-  redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', 1, 'STREAMS', queue, '>')
-  redis.call('HSET', key, 'status', 'IN_PROGRESS', 'attempt', 1, 'worker', worker, 'started_at', now, 'mode', mode,
-    'priority', priority, 'sid', sid, 'call', call, 'body', body, 'gateway', gateway, 'webhook', webhook,
-    'max_attempts', max_attempts, 'submitted_at', now, 'start_deadline', deadline)
-  redis.call('ZADD', leases, now + lease, request_id)
-  take_slot(worker)
+  -- what is claimed is in no queue: its lease is what keeps it from being lost
+  redis.call('HSET', key, 'status', 'IN_PROGRESS', 'attempt', 1, 'worker', worker, 'started_at', now_text, 'mode', mode,
+    'priority', priority, 'call', call, 'body', body, 'gateway', gateway, 'max_attempts', max_attempts,
+    'submitted_at', now_text)
+  redis.call('ZADD', leases, now + w[3], request_id)
+  redis.call('HSET', worker_prefix .. worker, 'in_flight', (tonumber(w[5]) or 0) + 1, 'state', 'RUNNING',
+    'idle_since', '')
 else
+  local sid = redis.call('XADD', priority == 'low' and queue_low or queue_normal, '*', 'id', request_id)
   redis.call('HSET', key, 'status', 'IN_QUEUE', 'attempt', 0, 'mode', mode, 'priority', priority, 'sid', sid,
-    'call', call, 'body', body, 'gateway', gateway, 'webhook', webhook, 'max_attempts', max_attempts,
-    'submitted_at', now, 'start_deadline', deadline)
+    'call', call, 'body', body, 'gateway', gateway, 'max_attempts', max_attempts, 'submitted_at', now_text)
   if deadline ~= '' then redis.call('ZADD', deadlines, deadline, request_id) end
   if ahead > 0 and redis.call('ZCARD', parked) > 0 then
     redis.call('PUBLISH', channel_work_prefix .. app, '')
   end
   wake_scheduler()
+end
+if webhook ~= '' or deadline ~= '' then
+  redis.call('HSET', key, 'webhook', webhook, 'start_deadline', deadline)
 end
 if idempotency_key ~= '' then
   redis.call('SET', idempotency_prefix .. idempotency_key, request_id .. ' ' .. fingerprint, 'PX', 86400000)

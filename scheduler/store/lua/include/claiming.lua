@@ -2,62 +2,54 @@
 -- INCLUDE clock load ending
 -- Gives the next waiting request to worker_id. Needs ARGV worker_id, lease_ms, overdue and retention_ms.
 
-local function start_attempt(id, attempt, worker, lease)
-  redis.call('HSET', request_prefix .. id, 'status', 'IN_PROGRESS', 'attempt', attempt, 'worker', worker,
-    'started_at', now)
-  redis.call('ZADD', leases, now + lease, id)
-  take_slot(worker)
-end
-
-local function waiting_count()
-  return redis.call('XLEN', queue_normal) + redis.call('XLEN', queue_low) - redis.call('ZCARD', leases)
-end
-
--- The entry is delivered and marked in one script: there is no moment in which it is one but not the other.
+-- The entry leaves the queue and the attempt gets its lease in one script: there is no moment in which it is in
+-- neither, or in both. The worker's record is the caller's business.
 local function take_from(queue)
   for _ = 1, 100 do
-    local read = redis.call('XREADGROUP', 'GROUP', group, worker_id, 'COUNT', 1, 'STREAMS', queue, '>')
-    if not read then return nil end
-    local sid, id = read[1][2][1][1], read[1][2][1][2][2]
-    local r = read_request(id)
-    if not r or r.status ~= 'IN_QUEUE' or r.sid ~= sid then
-      redis.call('XACK', queue, group, sid)
+    local entry = redis.call('XRANGE', queue, '-', '+', 'COUNT', 1)[1]
+    if not entry then return nil end
+    local sid, id = entry[1], entry[2][2]
+    local key = request_prefix .. id
+    local r = redis.call('HMGET', key, 'status', 'sid', 'start_deadline', 'attempt', 'mode', 'submitted_at',
+      'gateway', 'solo', 'call', 'body')
+    local deadline = r[3] or ''
+    if r[1] ~= 'IN_QUEUE' or r[2] ~= sid then
       redis.call('XDEL', queue, sid)
-    elseif r.start_deadline ~= '' and tonumber(r.start_deadline) <= now then
-      end_request(id, r, 'ERROR', 'claim', overdue, 'startup_timeout', 'start deadline passed', 0)
+    elseif deadline ~= '' and tonumber(deadline) <= now then
+      end_request(id, read_request(id), 'ERROR', 'claim', overdue, 'startup_timeout', 'start deadline passed')
     else
-      local attempt = (tonumber(r.attempt) or 0) + 1
-      if r.start_deadline ~= '' then redis.call('ZREM', deadlines, id) end
-      start_attempt(id, attempt, worker_id, lease_ms)
+      local attempt = string.format('%d', r[4] + 1)
+      redis.call('XDEL', queue, sid)
+      if deadline ~= '' then redis.call('ZREM', deadlines, id) end
+      redis.call('HSET', key, 'status', 'IN_PROGRESS', 'attempt', attempt, 'worker', worker_id,
+        'started_at', now_text, 'sid', '')
+      redis.call('ZADD', leases, now + lease_ms, id)
       redis.call('ZREM', parked, worker_id) -- it asks or finishes again if it has more slots
-      local parts = redis.call('HMGET', request_prefix .. id, 'call', 'body')
-      return claim_message(id, attempt, r.mode, r.submitted_at, r.gateway, r.solo, parts[1], parts[2])
+      return claim_message(id, attempt, r[5], r[6], r[7], r[8] or '', r[9], r[10])
     end
   end
 end
 
+-- Nothing for an app that was deleted.
 local function claim_next()
-  if waiting_count() <= 0 then return nil end
-  local first, second = queue_normal, queue_low
-  if redis.call('XLEN', queue_low) > 0 then
-    if redis.call('INCR', turns) % 8 == 0 then first, second = second, first end
-    redis.call('EXPIRE', turns, 86400)
-  end
-  return take_from(first) or take_from(second)
+  local low = redis.call('XLEN', queue_low)
+  if low == 0 and redis.call('XLEN', queue_normal) == 0 then return nil end
+  if redis.call('EXISTS', alias) == 0 then return nil end
+  if low == 0 then return take_from(queue_normal) end
+  local turn = redis.call('INCR', turns)
+  if turn % 8 == 1 then redis.call('EXPIRE', turns, 86400) end
+  if turn % 8 == 0 then return take_from(queue_low) or take_from(queue_normal) end
+  return take_from(queue_normal) or take_from(queue_low)
 end
 
--- 'ok', or why this worker gets nothing: it is gone, was told to stop, or the app was deleted. A worker of an earlier
--- revision serves on until the scheduler, which knows when a newer one is ready, tells it to stop.
-local function fitness()
-  local seen = redis.call('HMGET', worker_prefix .. worker_id, 'state', 'stop_requested')
+-- Why this worker gets nothing: it is gone or was told to stop; nil if it may. A worker of an earlier revision serves
+-- on until the scheduler, which knows when a newer one is ready, tells it to stop.
+local function unfit(seen)
   if not seen[1] or seen[1] == 'TERMINATED' then return 'gone' end
-  if seen[2] and seen[2] ~= '' then return 'stopped' end
-  if redis.call('EXISTS', alias) == 0 then return 'stopped' end
-  return 'ok'
+  if seen[5] and seen[5] ~= '' then return 'stopped' end
 end
 
-local function park()
+local function park(seen)
   redis.call('ZADD', parked, now + 3000, worker_id)
-  redis.call('PEXPIRE', parked, 10000)
-  redis.call('HSET', worker_prefix .. worker_id, 'lease_ms', lease_ms)
+  if seen[6] ~= lease_ms then redis.call('HSET', worker_prefix .. worker_id, 'lease_ms', lease_ms) end
 end

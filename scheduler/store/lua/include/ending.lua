@@ -2,34 +2,31 @@
 -- CHANNELS channel_gateway_prefix channel_outbox
 -- INCLUDE clock reading waking load
 -- Every way out of a request goes through end_request, so that nothing of it is left behind. Needs ARGV retention_ms.
-local function is_final(status)
-  return status ~= 'IN_QUEUE' and status ~= 'IN_PROGRESS'
-end
-
 local function leave_queue(id, r)
+  if r.status == 'IN_PROGRESS' then
+    redis.call('ZREM', leases, id)
+    return
+  end
   if r.sid ~= '' then
-    local queue = r.priority == 'low' and queue_low or queue_normal
-    redis.call('XACK', queue, group, r.sid)
-    redis.call('XDEL', queue, r.sid)
+    redis.call('XDEL', r.priority == 'low' and queue_low or queue_normal, r.sid)
   else
     redis.call('ZREM', delayed, id)
   end
-  if r.status == 'IN_PROGRESS' then
-    redis.call('ZREM', leases, id)
-  elseif r.start_deadline ~= '' then
-    redis.call('ZREM', deadlines, id)
-  end
+  if r.start_deadline ~= '' then redis.call('ZREM', deadlines, id) end
 end
 
-local function end_request(id, r, status, verb, result, error_type, why, served)
+-- The worker's slot is the caller's business. The payload is emptied, not deleted: that needs no command of its own.
+local function end_request(id, r, status, verb, result, error_type, why)
   local key = request_prefix .. id
   leave_queue(id, r)
-  if r.status == 'IN_PROGRESS' then release_slot(r.worker, served) end
-  redis.call('HSET', key, 'status', status, 'ended_by', verb, 'result', result, 'error_type', error_type,
-    'error', why, 'finished_at', now, 'sid', '')
-  redis.call('HDEL', key, 'call', 'body')
-  local keep = tonumber(retention_ms)
-  redis.call('PEXPIRE', request_logs_prefix .. id, keep)
+  redis.call('HSET', key, 'status', status, 'ended_by', verb, 'result', result, 'finished_at', now_text,
+    'call', '', 'body', '')
+  -- an earlier attempt may have left its error behind
+  if error_type ~= '' or why ~= '' or r.attempt ~= '1' then
+    redis.call('HSET', key, 'error_type', error_type, 'error', why)
+  end
+  local keep = retention_ms
+  if r.logged then redis.call('PEXPIRE', request_logs_prefix .. id, keep) end
   if r.webhook ~= '' and status ~= 'CANCELLED' then
     keep = keep + 86400000 -- the delivery needs the record; the outbox shortens this when it is done
     redis.call('ZADD', outbox, now, id)
@@ -37,8 +34,8 @@ local function end_request(id, r, status, verb, result, error_type, why, served)
   end
   redis.call('PEXPIRE', key, keep)
   if r.gateway ~= '' then
-    local head = table.concat({ 'result', app, id, r.mode, status, r.attempt, r.submitted_at, r.started_at,
-      string.format('%.0f', now), r.worker, error_type }, ' ')
-    redis.call('PUBLISH', channel_gateway_prefix .. r.gateway, head .. '\n' .. result)
+    redis.call('PUBLISH', channel_gateway_prefix .. r.gateway, 'result ' .. app .. ' ' .. id .. ' ' .. r.mode .. ' '
+      .. status .. ' ' .. r.attempt .. ' ' .. r.submitted_at .. ' ' .. r.started_at .. ' ' .. now_text .. ' '
+      .. r.worker .. ' ' .. error_type .. '\n' .. result)
   end
 end

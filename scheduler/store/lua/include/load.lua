@@ -1,41 +1,34 @@
--- KEYS worker_prefix queue_normal queue_low
+-- KEYS worker_prefix leases request_prefix
 -- INCLUDE clock
 -- A worker's record follows what it holds, so that nobody reports load over the wire.
-local function take_slot(worker_id)
-  local key = worker_prefix .. worker_id
-  redis.call('HINCRBY', key, 'in_flight', 1)
-  redis.call('HSET', key, 'state', 'RUNNING', 'idle_since', '')
+local function look_at(worker_id)
+  return redis.call('HMGET', worker_prefix .. worker_id, 'state', 'in_flight', 'served', 'idle_since',
+    'stop_requested', 'lease_ms')
 end
 
-local function pending_of(worker_id)
-  local count = 0
-  for _, queue in ipairs({ queue_normal, queue_low }) do
-    local entries = redis.pcall('XPENDING', queue, group, '-', '+', 1000, worker_id)
-    if not entries.err then count = count + #entries end
+-- `change` is how many more it holds than when it was looked at; `took` says that one of them is new.
+local function record_load(worker_id, seen, change, took, served)
+  local left = math.max(0, (tonumber(seen[2]) or 0) + change)
+  local state, idle_since = seen[1], seen[4] or ''
+  if took then
+    state, idle_since = 'RUNNING', ''
+  elseif left == 0 and state == 'RUNNING' then
+    state, idle_since = 'IDLE', now_text
   end
-  return count
+  redis.call('HSET', worker_prefix .. worker_id, 'in_flight', left, 'served', (tonumber(seen[3]) or 0) + served,
+    'state', state, 'idle_since', idle_since)
 end
 
-local function forget_consumer(worker_id)
-  if pending_of(worker_id) == 0 then
-    redis.pcall('XGROUP', 'DELCONSUMER', queue_normal, group, worker_id)
-    redis.pcall('XGROUP', 'DELCONSUMER', queue_low, group, worker_id)
-  end
+local function release_slot(worker_id)
+  local seen = look_at(worker_id)
+  if seen[1] and seen[1] ~= 'TERMINATED' then record_load(worker_id, seen, -1, false, 0) end
 end
 
--- The caller has acknowledged the entry already.
-local function release_slot(worker_id, served)
-  if not worker_id or worker_id == '' then return end
-  local key = worker_prefix .. worker_id
-  local seen = redis.call('HMGET', key, 'state', 'in_flight')
-  if not seen[1] or seen[1] == 'TERMINATED' then return forget_consumer(worker_id) end
-  local left = math.max(0, (tonumber(seen[2]) or 0) - 1)
-  if served > 0 then redis.call('HINCRBY', key, 'served', served) end
-  if left > 0 then
-    redis.call('HSET', key, 'in_flight', left)
-  elseif seen[1] == 'RUNNING' then
-    redis.call('HSET', key, 'in_flight', 0, 'state', 'IDLE', 'idle_since', now)
-  else
-    redis.call('HSET', key, 'in_flight', 0)
+-- Ids of what is leased to it. Walks the leases of the whole app: for what is rare.
+local function held_by(worker_id)
+  local held = {}
+  for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
+    if redis.call('HGET', request_prefix .. id, 'worker') == worker_id then table.insert(held, id) end
   end
+  return held
 end
