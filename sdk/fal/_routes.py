@@ -13,10 +13,13 @@ from fastapi import FastAPI, WebSocket
 
 from fal import _error_answers
 from fal._endpoints import collect, resolved_signature
+from fal._plain_routes import PlainRoute, plain_routes
 from fal._threads import run_in_thread
 
 if TYPE_CHECKING:
     from fal.app import App
+
+__all__ = ["PlainRoute", "build_fastapi", "hints_header", "openapi_of", "plain_routes"]
 
 
 def build_fastapi(instance: App) -> FastAPI:

@@ -18,7 +18,9 @@ from collections.abc import Callable
 
 from fal._runner.protocol import FrameBuffer, Log, Message, Ping, Pong, ProtocolError, encode
 
-_READ_BYTES = 256 * 1024
+#: No more: the buffer of a read is allocated whole each time, and larger ones cost a mapping.
+_READ_BYTES = 64 * 1024
+_WRITE_BYTES = 256 * 1024
 _WATCH_SECONDS = 0.5
 #: Log frames that may wait for a slow supervisor; later ones are dropped and counted.
 _MAX_WAITING_LOGS = 10_000
@@ -104,7 +106,7 @@ class Channel:
     def _next_batch(self) -> bytes:
         batch: list[bytes] = []
         size = 0
-        while self._outgoing and size < _READ_BYTES:
+        while self._outgoing and size < _WRITE_BYTES:
             frame = self._outgoing.popleft()
             batch.append(frame)
             size += len(frame)

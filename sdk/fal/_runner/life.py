@@ -6,6 +6,7 @@ Owns stages, readiness, the order of stopping and exit codes. Leaves frames to `
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from fal._runner import cuda_on_cpu
 from fal._runner.channel import Channel
 from fal._runner.errors import LoadError
 from fal._runner.files import PlatformFiles
+from fal._runner.loop import new_loop
 from fal._runner.output import Output, user_frames
 from fal._runner.protocol import Headers, Message, Ready, Stage, Start, StartFailed
 
@@ -74,7 +76,7 @@ class Life:
             return self._failed("import", error)
         self._channel.send(Stage("import", time.perf_counter() - began))
         # Not asyncio.run(): it would wait for executor threads of user code that may never end.
-        loop = asyncio.new_event_loop()
+        loop = new_loop()
         asyncio.set_event_loop(loop)
         return loop.run_until_complete(self._live(app))
 
@@ -112,6 +114,7 @@ class Life:
         return await self._end(lifespan)
 
     def _serve(self, app: FastAPI) -> None:
+        from fal._routes import plain_routes
         from fal._runner.serving import Serving
 
         assert self._loop is not None
@@ -123,9 +126,12 @@ class Life:
             self._extra_headers,
             frozenset(path for route in app.routes if (path := getattr(route, "path", None))),
             self._saw_base_url,
+            plain_routes(app),
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        gc.collect()
+        gc.freeze()  # what setup() made stays: no later collection needs to look through it
         ready = Ready(_openapi_text(app, self._output), self._instance.get_endpoints(), self._device())
         self._channel.attach(self._loop)
         self._channel.send(ready)

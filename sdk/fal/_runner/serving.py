@@ -7,11 +7,12 @@ logs. Leaves routes and error answers to ``fal._routes`` and how many requests r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fal._context import RequestContext, set_current_request
+from fal._plain_routes import Ended, PlainRoute
 from fal._runner.channel import Channel
 from fal._runner.output import Output
 from fal._runner.protocol import (
@@ -103,6 +104,11 @@ class Exchange:
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """The whole answer at once."""
+        self._status, self._headers = status, [*headers, *self._extra_headers()]
+        self._answer(body)
+
     def _answer(self, body: bytes) -> None:
         if self._parts:
             body = b"".join([*self._parts, body])
@@ -164,6 +170,7 @@ class Serving:
         output: the streams whose lines belong to requests.
         extra_headers: called for each answer; headers added to it.
         paths: the app's routes; one that ends in ``/cancel`` is told of cancellations.
+        plain_routes: those of them that answer POST and can be called without the app around them.
     """
 
     def __init__(
@@ -174,6 +181,7 @@ class Serving:
         extra_headers: Callable[[], Headers],
         paths: frozenset[str],
         on_base_url: Callable[[str], None],
+        plain_routes: Mapping[str, PlainRoute],
     ) -> None:
         self._app = app
         self._channel = channel
@@ -181,6 +189,7 @@ class Serving:
         self._extra_headers = extra_headers
         self._paths = paths
         self._on_base_url = on_base_url
+        self._plain_routes = plain_routes
         self._running: dict[str, Exchange] = {}
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -222,7 +231,7 @@ class Serving:
         set_current_request(RequestContext(request.id, request.path, request.headers, request.base_url))
         try:
             if not exchange.cancelled:
-                await self._app(_scope(request), exchange.receive, exchange.send)
+                await self._call(exchange)
                 exchange.answer_error(500, "the app sent no answer")
             exchange.answer_error(499, "the request was cancelled")
         except asyncio.CancelledError:
@@ -240,6 +249,19 @@ class Serving:
                 del self._running[request.id]
             if not self._running:
                 self._idle.set()
+
+    async def _call(self, exchange: Exchange) -> None:
+        request = exchange.request
+        app: ASGIApp = self._app
+        route = self._plain_routes.get(request.path) if request.method == "POST" else None
+        if route is not None:
+            end = await route.answer(request.body, request.headers)
+            if isinstance(end, Ended):
+                app = end
+            elif end is not None:
+                exchange.answer(end.status_code, end.raw_headers, bytes(end.body))
+                return
+        await app(_scope(request), exchange.receive, exchange.send)
 
     def _cancel(self, request_id: str) -> None:
         exchange = self._running.get(request_id)
