@@ -17,6 +17,7 @@ from envbuilder import BuildSettings, Environment, EnvironmentGone, find, hold
 from gpu_worker.assignment import Assignment
 from gpu_worker.settings import AgentSettings
 from scheduler.store import Store
+from scheduler.store.errors import StoreFull
 from scheduler.store.records import RevisionRecord, WorkerRecord
 
 #: Names by which callers on this machine reach a platform that listens on loopback.
@@ -57,7 +58,7 @@ async def prepare(
         raise EnvironmentMissing(str(error)) from error
     try:
         bundle = await asyncio.to_thread(store.bundles.materialise, revision.bundle_hash, revision.files)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StoreFull) as error:
         raise CannotStart(f"the files of revision {worker.revision} cannot be laid out: {error}") from error
     return _assignment(worker, revision, environment, bundle, settings, began)
 

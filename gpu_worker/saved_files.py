@@ -11,6 +11,8 @@ from pathlib import Path
 
 from fal._runner.protocol import FileSaved
 
+from scheduler.store.errors import StoreError
+
 
 class SavedFiles:
     """The files of one runner.
@@ -50,5 +52,5 @@ class SavedFiles:
         path = self._folder / message.file_id
         try:
             self._adopt(path, message.file_id, message.name, message.content_type)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, StoreError) as error:
             self._complain(f"the file {message.name!r} could not be stored: {error}", message.request_id)

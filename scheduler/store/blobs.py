@@ -12,24 +12,27 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from .disk import FLOOR_BYTES, whole_file
+
 
 class BlobStore:
-    """Files under ``root``; a reference is ``owner/name/request.random``."""
+    """Files under ``root``; a reference is ``owner/name/request.random``. ``floor``: bytes of the disk to leave."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, floor: int = FLOOR_BYTES) -> None:
         self.root = root
+        self._floor = floor
 
     def put(self, data: bytes, *, app: str = "_/_", request_id: str = "_") -> str:
-        """Stores ``data`` for a request and returns its reference; whole or not at all."""
+        """Stores ``data`` for a request and returns its reference; whole or not at all.
+
+        Raises:
+            StoreFull: the disk has no room for it.
+        """
         ref = f"{app}/{request_id}.{uuid.uuid4().hex}"
-        path = self._path(ref)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}")
-        with open(partial, "wb") as file:
+        with whole_file(self._path(ref), len(data), self._floor) as file:
             file.write(data)
             file.flush()
             os.fdatasync(file.fileno())
-        partial.rename(path)
         return ref
 
     def get(self, ref: str) -> bytes:

@@ -6,7 +6,6 @@ Calls block on the disk. What belongs into a bundle is the SDK's choice.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -15,14 +14,17 @@ from pathlib import Path, PurePosixPath
 
 from fal._spec import BundleFile
 
+from .disk import FLOOR_BYTES, require_room, whole_file
+
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
 class BundleStore:
-    """Objects and trees under ``root``."""
+    """Objects and trees under ``root``. ``floor``: bytes of the disk to leave."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, floor: int = FLOOR_BYTES) -> None:
         self.root = root
+        self._floor = floor
 
     def missing(self, hashes: Iterable[str]) -> list[str]:
         """Those of the hashes that are not stored yet, in order, each once."""
@@ -32,16 +34,13 @@ class BundleStore:
         """Stores one file's content.
 
         Raises:
-            ValueError: the content has another hash.
+            ValueError: the content has another hash. StoreFull: the disk has no room for it.
         """
         target = self._object(sha256)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ValueError(f"the content does not have the SHA-256 {sha256}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".")
-        with open(handle, "wb") as file:
+        with whole_file(target, len(data), self._floor) as file:
             file.write(data)
-        os.rename(partial, target)
 
     def bundle_hash(self, files: Iterable[BundleFile]) -> str:
         """The identity of a set of files: paths, contents and which are executable; order does not matter.
@@ -64,7 +63,7 @@ class BundleStore:
 
         Raises:
             ValueError: the files do not have this hash, or a path leaves the bundle.
-            FileNotFoundError: a file's content was never stored.
+            FileNotFoundError: a file's content was never stored. StoreFull: the disk has no room for the folder.
         """
         listed = list(files)
         if self.bundle_hash(listed) != bundle_hash:
@@ -74,6 +73,7 @@ class BundleStore:
         if target.is_dir():
             return target
         trees.mkdir(parents=True, exist_ok=True)
+        require_room(trees, sum(file.size for file in listed), self._floor)
         partial = Path(tempfile.mkdtemp(dir=trees, prefix="."))
         try:
             for file in listed:

@@ -2,7 +2,7 @@
 
 StoreError
 ├── StoreUnavailable     Redis does not answer            -> 503, Retry-After
-├── StoreFull            Redis is out of memory           -> 503, Retry-After
+├── StoreFull            out of memory, or of disk        -> 503, Retry-After
 ├── QueueFull            the caller's fal_max_queue_length -> 429
 ├── IdempotencyConflict  same key, other body             -> 422
 ├── StaleLeader          another scheduler leads          -> stop leading

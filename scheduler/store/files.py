@@ -6,16 +6,20 @@ who stores; names and types are metadata and never become paths.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import orjson
+
+from .disk import FLOOR_BYTES, whole_file
 
 _ID = re.compile(r"^[A-Za-z0-9_-]{8,128}$")
 
@@ -47,43 +51,47 @@ class FileStore(Protocol):
 
 
 class LocalFileStore:
-    """Files in a folder: ``ab/abcd…`` with ``abcd….json`` beside it. Calls block on the disk."""
+    """Files in a folder: ``ab/abcd…`` with ``abcd….json`` beside it. Calls block on the disk.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder.
+        floor: bytes of the disk to leave.
+    """
+
+    def __init__(self, root: Path, floor: int = FLOOR_BYTES) -> None:
         self.root = root
+        self._floor = floor
 
     def adopt(self, path: Path, file_id: str, name: str, content_type: str) -> None:
         """Takes over a file that a runner left; ``path`` is gone afterwards.
 
         Raises:
             ValueError: the id is malformed, or ``path`` is a link or no plain file. OSError: it cannot be read.
+            StoreFull: the disk has no room for it; ``path`` stays.
         """
         target = self._path(file_id)
         info = os.lstat(path)
         # user code wrote it: a link could make us serve any file of the machine
         if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
             raise ValueError(f"{path.name} is not a plain file of its own")
-        self._describe(target, name, content_type)
-        try:
-            path.rename(target)
-        except OSError:
-            partial = target.with_name(f"{target.name}.partial")
-            _copy(path, partial)
-            partial.rename(target)
-            path.unlink()
+        with self._described(target, name, content_type):
+            try:
+                path.rename(target)
+            except OSError:
+                with whole_file(target, info.st_size, self._floor) as copy:
+                    _copy(path, copy)
+                path.unlink()
         target.chmod(0o600)
 
     def put(self, data: bytes, file_id: str, name: str, content_type: str) -> None:
         """Stores bytes under an id; whole or not at all.
 
         Raises:
-            ValueError: the id is malformed.
+            ValueError: the id is malformed. StoreFull: the disk has no room for them.
         """
         target = self._path(file_id)
-        self._describe(target, name, content_type)
-        partial = target.with_name(f"{target.name}.partial")
-        partial.write_bytes(data)
-        partial.rename(target)
+        with self._described(target, name, content_type), whole_file(target, len(data), self._floor) as file:
+            file.write(data)
 
     def open(self, file_id: str) -> StoredFile | None:
         """What is stored under the id, or None."""
@@ -111,13 +119,21 @@ class LocalFileStore:
             raise ValueError(f"{file_id!r} is no file id")
         return self.root / file_id[:2] / file_id
 
-    def _describe(self, target: Path, name: str, content_type: str) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    @contextlib.contextmanager
+    def _described(self, target: Path, name: str, content_type: str) -> Iterator[None]:
+        """Name and type first, so that a file is never there without them; taken back when the file does not come."""
+        beside = target.with_name(f"{target.name}.json")
         described = orjson.dumps({"name": name[:255], "content_type": content_type})
-        target.with_name(f"{target.name}.json").write_bytes(described)
+        with whole_file(beside, len(described), floor=0) as file:
+            file.write(described)
+        try:
+            yield
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, writer: BinaryIO) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as reader, open(target, "wb") as writer:
+    with open(descriptor, "rb") as reader:
         shutil.copyfileobj(reader, writer)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import resource
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fal._spec import BundleFile
 
-from scheduler.store import BlobStore, BundleStore, LocalFileStore
+from scheduler.store import BlobStore, BundleStore, LocalFileStore, StoreFull
 
 CODE = b"print('hello')\n"
 
@@ -138,3 +141,72 @@ def test_a_bundle_path_cannot_leave_the_folder(tmp_path: Path, path: str) -> Non
 def test_a_path_occurs_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="twice"):
         BundleStore(tmp_path).bundle_hash([bundle_file("a.py"), bundle_file("a.py", b"other")])
+
+
+@contextlib.contextmanager
+def files_end_at(limit: int) -> Iterator[None]:
+    """The kernel refuses to make any file of this process larger: a write fails half-way, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def plain_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def across_file_systems(self: Path, target: Path) -> Path:
+    if self.name == "left":
+        raise OSError(18, "Invalid cross-device link")
+    os.rename(self, target)
+    return target
+
+
+def test_what_a_full_disk_did_not_take_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk filled up while a large payload was written: the half-written file stayed, so the disk stayed full,
+    and Redis, which writes to the same one, refused every request of every app from then on."""
+    large = b"x" * 1_000_000
+    digest = hashlib.sha256(large).hexdigest()
+    blobs, files, bundles = (
+        BlobStore(tmp_path / "blobs"),
+        LocalFileStore(tmp_path / "files"),
+        BundleStore(tmp_path / "b"),
+    )
+    left = tmp_path / "left"
+    left.write_bytes(large)
+    with files_end_at(500_000):
+        with pytest.raises(StoreFull, match="1000000 bytes: File too large"):
+            blobs.put(large, app="alice/painter", request_id="q1")
+        with pytest.raises(StoreFull):
+            files.put(large, "abcdefgh12", "x", "image/png")
+        with pytest.raises(StoreFull):
+            bundles.put(digest, large)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", across_file_systems)
+            with pytest.raises(StoreFull):
+                files.adopt(left, "abcdefgh12", "x", "image/png")
+    assert plain_files(tmp_path) == [left]
+    assert bundles.missing([digest]) == [digest]
+
+
+def test_the_last_of_the_disk_is_not_for_payloads(tmp_path: Path) -> None:
+    """One output as large as the free space took all of it, and Redis, which syncs every write, went down with it."""
+    floor = 1 << 60
+    blobs, files = BlobStore(tmp_path / "blobs", floor), LocalFileStore(tmp_path / "f", floor)
+    bundles = BundleStore(tmp_path / "b", floor)
+    data = b"x" * 100_000
+    digest = hashlib.sha256(data).hexdigest()
+    with pytest.raises(StoreFull, match="disk is full: 100000 bytes were not stored"):
+        blobs.put(data)
+    with pytest.raises(StoreFull):
+        files.put(data, "abcdefgh12", "x", "image/png")
+    with pytest.raises(StoreFull):
+        bundles.put(digest, data)
+    BundleStore(tmp_path / "b").put(digest, data)
+    listed = [bundle_file("large.bin", data)]
+    with pytest.raises(StoreFull):
+        bundles.materialise(bundles.bundle_hash(listed), listed)
+    assert plain_files(tmp_path) == [tmp_path / "b" / "objects" / digest]

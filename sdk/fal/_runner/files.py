@@ -5,6 +5,7 @@ Owns file ids and names in URLs. Leaves storing and serving to the supervisor an
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -16,16 +17,19 @@ from fal._context import current_request
 from fal._runner.channel import Channel
 from fal._runner.protocol import FileSaved
 
+#: Bytes of the disk that no output may take: the platform's own records usually lie on the same one.
+DISK_FLOOR = 64 * 1024 * 1024
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]+")
 
 
 class PlatformFiles:
-    """The runner as the toolkit sees it (``fal._context.Runner``)."""
+    """The runner as the toolkit sees it (``fal._context.Runner``). ``floor``: bytes of the disk to leave."""
 
-    def __init__(self, channel: Channel, files_dir: str, storage_hosts: list[str]) -> None:
+    def __init__(self, channel: Channel, files_dir: str, storage_hosts: list[str], floor: int = DISK_FLOOR) -> None:
         self.storage_hosts = frozenset(host.lower() for host in storage_hosts)
         self._channel = channel
         self._files_dir = Path(files_dir)
+        self._floor = floor
         #: address under which the latest caller sees the platform; for threads that no request started
         self.latest_base_url = ""
 
@@ -34,6 +38,9 @@ class PlatformFiles:
 
         Returns:
             None before the first request: no caller has said yet where it sees the platform.
+
+        Raises:
+            OSError: ``source`` cannot be read, or the disk has no room for it; nothing is left behind.
         """
         request = current_request()
         base_url = (request.base_url if request is not None else self.latest_base_url).rstrip("/")
@@ -41,16 +48,32 @@ class PlatformFiles:
             return None
         file_id = secrets.token_hex(16)
         target = self._files_dir / file_id
+        self._require_room(source.stat().st_size if isinstance(source, Path) else len(source), name)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-        with open(descriptor, "wb") as out:
-            if isinstance(source, Path):
-                with source.open("rb") as original:
-                    shutil.copyfileobj(original, out, 1024 * 1024)
-            else:
-                out.write(source)
+        try:
+            with open(descriptor, "wb") as out:
+                if isinstance(source, Path):
+                    with source.open("rb") as original:
+                        shutil.copyfileobj(original, out, 1024 * 1024)
+                else:
+                    out.write(source)
+        except BaseException:
+            target.unlink(missing_ok=True)  # half a file would keep the disk full for everybody
+            raise
         name = safe_name(name)
         self._channel.send(FileSaved(file_id, name, content_type, request.request_id if request else None))
         return f"{base_url}/cdn/files/{file_id}/{quote(name)}"
+
+    def _require_room(self, size: int, name: str) -> None:
+        disk = os.statvfs(self._files_dir)
+        free = disk.f_bavail * disk.f_frsize
+        if free - size < self._floor:
+            raise OSError(
+                errno.ENOSPC,
+                f"the platform's disk is full: {size} bytes were not stored, for {free} bytes are free and "
+                f"{self._floor} of them are kept for the platform's own work",
+                name,
+            )
 
 
 def safe_name(name: str) -> str:
