@@ -6,6 +6,8 @@ Leaves retries to nobody: a direct call is tried once. A caller who hangs up can
 from __future__ import annotations
 
 import asyncio
+import re
+from urllib.parse import quote
 
 import msgpack
 import structlog
@@ -28,6 +30,7 @@ log = structlog.get_logger("gateway.run")
 
 _CONSUMED = frozenset({"fal_webhook", "fal_max_queue_length"})
 _NO_METHODS = frozenset({"CONNECT", "TRACE"})
+_PLAIN_ROUTE = re.compile(r"[A-Za-z0-9/_.~-]*")
 
 
 class Access:
@@ -61,10 +64,15 @@ def app_headers(head: Head, app: str, route: str, request_id: str, caller: str |
     """What the app sees: the caller's own headers and the platform's."""
     headers = head.passed
     headers.append(("x-fal-request-id", request_id))
-    headers.append(("x-fal-endpoint", app if route == "/" else app + route))
+    headers.append(("x-fal-endpoint", app if route == "/" else app + _ascii(route)))
     if caller is not None:
         headers.append(("x-fal-caller-user-id", caller))
     return tuple(headers)
+
+
+def _ascii(route: str) -> str:
+    """The route as a header can carry it. It arrives decoded, and may hold any character, line breaks too."""
+    return route if _PLAIN_ROUTE.fullmatch(route) else quote(route, safe="/:@!$&'()*+,;=")
 
 
 class Run:

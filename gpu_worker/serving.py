@@ -188,7 +188,6 @@ class Serving:
         claim = flight.claim
         flight.began = self._loop.time()
         flight.timer = self._loop.call_later(self._limits.request_timeout, self._timed_out, flight)
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in claim.headers]
         try:
             self._talk.send(
                 Request(
@@ -196,13 +195,17 @@ class Serving:
                     claim.attempt,
                     claim.method,
                     claim.path,
-                    claim.query.encode(),
-                    headers,
+                    claim.query.encode("latin-1"),
+                    [(name.encode("latin-1"), value.encode("latin-1")) for name, value in claim.headers],
                     claim.body,
                     claim.base_url,
                     stream=claim.mode == "direct",
                 )
             )
+        except UnicodeEncodeError as error:
+            # Whatever one caller managed to send, it must not take the slot, and with it the worker, from the others.
+            why = f"The address or a header of the request cannot be passed on to the app: {error}."
+            flight.end(Ending(why, infrastructure_error(400, "bad_request", why), final=True))
         except ProtocolError as error:
             flight.end(Ending(str(error), infrastructure_error(413, "bad_request", str(error)), final=True))
 

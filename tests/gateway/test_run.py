@@ -289,3 +289,27 @@ def test_two_gateways_each_answer_their_own_callers(gateway: RunningGateway, sta
         for number in range(10):
             assert one.post(f"/{app}", content=b"one %d" % number).content == b"one %d" % number
             assert two.post(f"/{app}", content=b"two %d" % number).content == b"two %d" % number
+
+
+@pytest.mark.parametrize(
+    ("sent", "arrives", "named"),
+    [
+        ("/item/%E4%BD%A0%E5%A5%BD", "/item/你好", "/item/%E4%BD%A0%E5%A5%BD"),
+        ("/item/%ff", "/item/\ufffd", "/item/%EF%BF%BD"),
+        ("/item/a%0d%0ab%20c", "/item/a\r\nb c", "/item/a%0D%0Ab%20c"),
+        ("/item/100%25", "/item/100%", "/item/100%25"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/queue"])
+def test_any_path_reaches_the_app_and_is_named_in_ascii(
+    gateway: RunningGateway, sent: str, arrives: str, named: str, prefix: str
+) -> None:
+    """A Chinese word in a path went into ``x-fal-endpoint`` as it was; no worker could encode that header, and the
+    first such request ended every worker that claimed it. Bytes that are no UTF-8 arrive as they do under uvicorn."""
+    app = gateway.app()
+    worker = gateway.worker(app)
+    with gateway.client() as client:
+        assert client.post(f"{prefix}/{app}{sent}", content=b"{}").status_code == 200
+    wait_until(lambda: bool(worker.claims), "the request was claimed")
+    assert worker.claims[0].path == arrives
+    assert _header(worker.claims[0], "x-fal-endpoint") == f"{app}{named}"

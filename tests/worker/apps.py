@@ -38,6 +38,10 @@ class Probe(fal.App):
     def environment(self) -> dict:
         return {"environ": dict(os.environ), "cwd": os.getcwd(), "fds": len(os.listdir("/proc/self/fd"))}
 
+    @fal.endpoint("/item/{name}")
+    def item(self, name: str) -> dict:
+        return {"name": name}
+
     @fal.endpoint("/slow")
     async def slow(self, request: Request) -> dict:
         seconds = (await request.json())["seconds"]

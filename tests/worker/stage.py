@@ -158,6 +158,7 @@ class Stage:
 
     async def submit(self, app: str, path: str = "/", body: bytes = b"{}", mode: Mode = "queued", **more: Any) -> str:
         request_id = str(uuid.uuid4())
+        more.setdefault("headers", (("content-type", "application/json"),))
         await self.store.requests.submit(
             Submission(
                 app=app,
@@ -166,7 +167,6 @@ class Stage:
                 method="POST",
                 path=path,
                 query="",
-                headers=(("content-type", "application/json"),),
                 body=body,
                 base_url=BASE_URL,
                 **more,

@@ -254,3 +254,26 @@ def test_a_busy_worker_needs_one_round_trip_per_request(redis_url: str, tmp_path
             assert 300 <= await scripts_run(on) - before < 325
 
     run(story())
+
+
+def test_a_request_that_cannot_be_passed_on_ends_alone(redis_url: str, tmp_path: Path) -> None:
+    """A header with a Chinese word could not be encoded for the runner; the error left the slot, and the worker ended
+    with everything that it held."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            worker = await on.start_ready(app)
+
+            bad = await on.submit(app, "/", headers=(("x-fal-endpoint", "me/app/你好"),))
+            refused = await on.result(app, bad)
+            served = await on.call(app, "/item/你好")
+            as_it_is = await on.call(app, "/item/%41 100%")
+
+            assert refused.outcome is not None
+            assert (refused.outcome.status, refused.error_type, refused.attempt) == (400, "bad_request", 1)
+            assert answer(served) == {"name": "你好"}
+            assert answer(as_it_is) == {"name": "%41 100%"}
+            assert served.worker_id == worker.worker_id
+
+    run(story())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from fal._context import RequestContext, set_current_request
 from fal._plain_routes import Ended, PlainRoute
@@ -329,8 +329,9 @@ def _scope(request: Request) -> Scope:
         "http_version": "1.1",
         "method": request.method,
         "scheme": scheme,
-        "path": unquote(path) if "%" in path else path,
-        "raw_path": path.encode("utf-8"),
+        # The gateway has decoded it; once more would turn a "%41" that the caller meant into an "A".
+        "path": path,
+        "raw_path": (path if path.isascii() and "%" not in path else quote(path)).encode("ascii"),
         "query_string": request.query,
         "root_path": "",
         "headers": request.headers,
