@@ -69,7 +69,6 @@ class Flight:
     claim: Claimed
     done: asyncio.Future[Answer | Ending]
     began: float
-    timer: asyncio.TimerHandle | None = None
     start: ResponseStart | None = None
     stream: AnswerStream | None = None
     forwarding: asyncio.Task[None] | None = None
@@ -113,6 +112,7 @@ class Serving:
         self._flights: dict[tuple[str, int], Flight] = {}
         self._ending: Ending | None = None
         self._suspects = 0
+        self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         inbox.cancelled = self._cancelled
 
@@ -127,9 +127,13 @@ class Serving:
         Raises:
             StoreError: Redis refused for good; leases run out and others take over.
         """
-        async with asyncio.TaskGroup() as slots:
-            for _ in range(self._limits.slots):
-                slots.create_task(self._slot())
+        try:
+            async with asyncio.TaskGroup() as slots:
+                for _ in range(self._limits.slots):
+                    slots.create_task(self._slot())
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
 
     def runner_ended(self, ending: Ending) -> None:
         """The runner answers nothing any more: everything in flight ends with ``ending``, and so does what still
@@ -169,8 +173,6 @@ class Serving:
             how = await flight.done
         finally:
             del self._flights[key]
-            if flight.timer is not None:
-                flight.timer.cancel()
         if flight.forwarding is not None:
             await flight.forwarding
         if self._talk.files.busy:
@@ -187,7 +189,8 @@ class Serving:
             return
         claim = flight.claim
         flight.began = self._loop.time()
-        flight.timer = self._loop.call_later(self._limits.request_timeout, self._timed_out, flight)
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._limits.request_timeout, self._look_at_times)
         try:
             self._talk.send(
                 Request(
@@ -280,6 +283,21 @@ class Serving:
                 await asyncio.sleep(0.5)
 
     # --- events -------------------------------------------------------------------------------------------------------
+
+    def _look_at_times(self) -> None:
+        """One timer for all attempts, as all have the same limit: it rings when the oldest one's time is up."""
+        self._watch = None
+        limit, now = self._limits.request_timeout, self._loop.time()
+        left = [limit]
+        for flight in list(self._flights.values()):
+            if flight.done.done():
+                continue
+            if flight.began + limit <= now:
+                self._timed_out(flight)
+            else:
+                left.append(flight.began + limit - now)
+        if self._flights:
+            self._watch = self._loop.call_later(min(left), self._look_at_times)
 
     def _timed_out(self, flight: Flight) -> None:
         seconds = self._limits.request_timeout

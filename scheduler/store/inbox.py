@@ -7,7 +7,6 @@ by asking; what a lost connection swallowed is read again from the leases. Retry
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +58,8 @@ class Inbox:
         self._solo = False  # the one handed out must stay alone
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._poll_timer: asyncio.TimerHandle | None = None
         self._parked = False
         self._asking = False
         self._asked_at = 0.0
@@ -82,6 +83,9 @@ class Inbox:
     async def close(self) -> None:
         """Stops to listen. What is still held keeps its lease until it is retried or runs out."""
         self.close_to_new()
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None
         if self._subscription is not None:
             await self._subscription.close()
 
@@ -130,22 +134,26 @@ class Inbox:
             return None
 
     async def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
+        waiter = self._loop.create_future()
         self._waiters.append(waiter)
-        timer = loop.call_later(POLL_S, self._poll, waiter)
+        if self._poll_timer is None:
+            self._poll_timer = self._loop.call_later(POLL_S, self._poll)
         try:
             await waiter
-        finally:
-            timer.cancel()
-            with contextlib.suppress(ValueError):
+        except asyncio.CancelledError:
+            if waiter in self._waiters:
                 self._waiters.remove(waiter)
+            raise
 
-    def _poll(self, waiter: asyncio.Future[None]) -> None:
-        if asyncio.get_running_loop().time() - self._asked_at >= POLL_S / 2:
+    def _poll(self) -> None:
+        """One timer for all waits: it runs on while requests come and go, and stops when nobody waits."""
+        self._poll_timer = None
+        if not self._waiters:
+            return
+        if self._loop.time() - self._asked_at >= POLL_S / 2:
             self._parked = False
-        if not waiter.done():
-            waiter.set_result(None)
+        self._poll_timer = self._loop.call_later(POLL_S, self._poll)
+        self._wake()
 
     def _wake(self, count: int = 1) -> None:
         while count and self._waiters:
@@ -157,7 +165,7 @@ class Inbox:
     async def _ask(self) -> None:
         """Claims for one free slot, saying what is held, so that leases given to us unheard come to light."""
         self._asking, ticks = True, self._ticks
-        self._asked_at = asyncio.get_running_loop().time()
+        self._asked_at = self._loop.time()
         held: list[Arg] = [f"{request_id} {attempt}" for request_id, attempt in self._held.items()]
         try:
             answer = await SCRIPTS["claim"](
@@ -189,8 +197,9 @@ class Inbox:
 
     def _accept(self, message: bytes) -> None:
         head, _, rest = message.partition(b"\n")
-        _, request_id, attempt, mode, submitted, gateway, solo, call_size = head.decode().split(" ")
-        key = (request_id, int(attempt))
+        _, request_id, attempt_text, mode, submitted, gateway, solo, call_size = head.decode().split(" ")
+        attempt = int(attempt_text)
+        key = (request_id, attempt)
         if key in self._seen:
             return
         self._seen[key] = None
@@ -199,11 +208,11 @@ class Inbox:
         size = int(call_size)
         method, path, query, headers, base_url, body_ref = msgpack.unpackb(rest[:size])
         mode_name: Mode = "direct" if mode == "direct" else "queued"
-        self._held[request_id] = key[1]
+        self._held[request_id] = attempt
         claim = Claimed(
             self._app,
             request_id,
-            key[1],
+            attempt,
             mode_name,
             method,
             path,

@@ -93,7 +93,7 @@ def unpack_outcome(packed: bytes) -> tuple[Outcome, str | None]:
 
 def headers_of(pairs: list[list[Any]]) -> tuple[tuple[str, str], ...]:
     """Header pairs as msgpack read them."""
-    return tuple((name, value) for name, value in pairs)
+    return tuple(map(tuple, pairs))
 
 
 def with_body(outcome: Outcome, body_ref: str | None, blobs: BlobStore) -> Outcome:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Script:
         self.text = f"{shebang}\n{self._locals()}{''.join(included)}{body}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         self._heads: dict[tuple[str, ...], tuple[Arg, ...]] = {}
+        self._values = _in_order(self.arg_names)
 
     def _locals(self) -> str:
         lines = [f"local {name} = KEYS[{i}]\n" for i, name in enumerate(self.key_names, 1)]
@@ -77,8 +79,7 @@ class Script:
         Raises:
             StoreUnavailable, StoreFull, StoreError: see ``Redis.command``.
         """
-        values = [named[name] for name in self.arg_names]
-        packed = pack((*self._head(scope), *values, *rest))
+        packed = pack((*self._head(scope), *self._values(named), *rest))
         reply = await redis.exchange(packed, patience)
         while isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
             await redis.command("SCRIPT", "LOAD", self.text, patience=patience)
@@ -86,6 +87,13 @@ class Script:
         if isinstance(reply, hiredis.ReplyError):
             raise refusal(f"{reply} (script {self.name})")
         return reply
+
+
+def _in_order(names: tuple[str, ...]) -> Callable[[dict[str, Arg]], tuple[Arg, ...]]:
+    """What picks the values of ``names`` out of keyword arguments."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda named: tuple(named[name] for name in names)
 
 
 def _read(path: Path) -> tuple[str, dict[str, list[str]], str]:
