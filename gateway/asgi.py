@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["Headers", "Message", "Receive", "Scope", "Send", "respond", "start", "until_hang_up"]
+__all__ = ["BODILESS", "Headers", "Message", "Receive", "Scope", "Send", "respond", "start", "until_hang_up"]
 
 Headers = list[tuple[bytes, bytes]]
+#: Statuses that never have a body; after a 204 or 304, one would be read as the next answer.
+BODILESS = frozenset({204, 205, 304})
 
 
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """One whole answer; adds its length."""
+    """One whole answer; adds its length. A status that has no body loses the one that an app gave it."""
+    if status in BODILESS:
+        body = b""
     if status not in (204, 304):
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -18,7 +18,7 @@ from scheduler.store.records import AppRecord, Submission
 
 from . import answers, cors, incoming
 from .addresses import Addresses, split_app
-from .asgi import Headers, Receive, Scope, Send, respond, start
+from .asgi import BODILESS, Headers, Receive, Scope, Send, respond, start
 from .auth import Keys, check_app
 from .directory import Directory
 from .errors import CallerGone, Refusal, method_not_allowed
@@ -188,6 +188,7 @@ class Stream:
         self._write_timeout = write_timeout
         self._after = "0"
         self._started = False
+        self._bodiless = False
 
     async def run(self) -> bool:
         """Pass on pieces until the end. False when nothing was there: no streamed answer has begun.
@@ -223,6 +224,7 @@ class Stream:
             status = status if 200 <= status <= 599 else 502
             headers = answers.passed_headers(tuple((name, value) for name, value in pairs), status) + self._own
             self._started = True
+            self._bodiless = status in BODILESS
             await start(self._send, status, headers)
             return False
         if kind == "end":
@@ -230,7 +232,7 @@ class Stream:
                 raise CallerGone  # the app failed in the middle of its answer
             await self._send({"type": "http.response.body", "body": b""})
             return True
-        if not data:  # the worker looks whether its pieces are being read
+        if not data or self._bodiless:  # an empty piece: the worker looks whether its pieces are being read
             return False
         try:
             async with asyncio.timeout(self._write_timeout):

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 import httpx
+import msgpack
 import pytest
 
 from scheduler.store.records import Claimed, Outcome, RequestState
@@ -313,3 +314,30 @@ def test_any_path_reaches_the_app_and_is_named_in_ascii(
     wait_until(lambda: bool(worker.claims), "the request was claimed")
     assert worker.claims[0].path == arrives
     assert _header(worker.claims[0], "x-fal-endpoint") == f"{app}{named}"
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_without_a_body_loses_the_one_that_the_app_gave_it(
+    gateway: RunningGateway, status: int, streamed: bool
+) -> None:
+    """``Response(content, status_code=204)`` broke off in the server with a traceback, and the connection with it."""
+
+    async def handler(worker: StubWorker, claim: Claimed) -> Outcome:
+        if streamed and claim.mode == "direct":
+            append = worker.store.requests.append_output
+            await append(claim, "start", msgpack.packb([status, JSON]))
+            await append(claim, "chunk", b"not expected")
+            await append(claim, "end", b"")
+        return Outcome(status, JSON, b"not expected")
+
+    app = gateway.app()
+    gateway.worker(app, handler)
+    with gateway.client() as client:
+        for _ in range(2):
+            direct = client.post(f"/{app}", content=b"{}")
+            assert (direct.status_code, direct.content) == (status, b"")
+        queued = client.post(f"/queue/{app}", content=b"{}").json()
+        wait_until(lambda: client.get(queued["status_url"]).status_code == 200, "the request has ended")
+        result = client.get(queued["response_url"])
+        assert (result.status_code, result.content) == (status, b"")
