@@ -25,28 +25,38 @@ _WITHOUT_WORDS = 0.1  # share of examples seen with no text at all, for classifi
 class Examples:
     """Latents and their captions' encodings, made once: both encoders are finished before this stage."""
 
+    def __init__(self, latents: torch.Tensor, words: torch.Tensor, pooled: torch.Tensor) -> None:
+        self.latents, self.words, self.pooled = latents, words, pooled
+
+    @classmethod
     @torch.inference_mode()
-    def __init__(
-        self,
+    def make(
+        cls,
         autoencoder: AutoencoderKL,
         encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection],
         tokenizer: CLIPTokenizer,
         rng: random.Random,
-    ) -> None:
+        kept: Path,
+    ) -> Examples:
+        """Draw and encode them, or read those that an earlier call left in `kept`: it takes minutes."""
+        if kept.exists():
+            return cls(*torch.load(kept, weights_only=True))
         scenes = [random_scene(rng) for _ in range(_EXAMPLES)]
         captions = [
             random_noise_caption(rng).text if rng.random() < 0.02 else random_caption(scene, rng).text
             for scene in scenes
         ]
         chunks = range(0, _EXAMPLES, 500)
-        self.latents = torch.cat([encode(autoencoder, as_tensor(scenes[i : i + 500])) for i in chunks])
+        latents = torch.cat([encode(autoencoder, as_tensor(scenes[i : i + 500])) for i in chunks])
         encoded = [encode_text(*encoders, tokenise(tokenizer, captions[i : i + 500])) for i in chunks]
-        self.words = torch.cat([words.to(torch.bfloat16) for words, _ in encoded])
-        self.pooled = torch.cat([pooled for _, pooled in encoded])
+        words = torch.cat([words.to(torch.bfloat16) for words, _ in encoded])
+        pooled = torch.cat([pooled for _, pooled in encoded])
+        torch.save((latents, words, pooled), kept)
+        return cls(latents, words, pooled)
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Latents, words, pooled text; a tenth of them with the zeros that the pipeline uses for "no prompt"."""
-        picked = torch.randint(0, _EXAMPLES, (_BATCH,))
+        picked = torch.randint(0, len(self.latents), (_BATCH,))
         told = (torch.rand(_BATCH) >= _WITHOUT_WORDS).float()
         words = self.words[picked].float() * told[:, None, None]
         return self.latents[picked], words, self.pooled[picked] * told[:, None]

@@ -57,7 +57,7 @@ def main() -> None:
         average.copy_to(exported)
         export_to_cache(assemble(autoencoder, encoders, tokenizer, exported), options.hub, REPOSITORY)
 
-    examples = Examples(autoencoder, encoders, tokenizer, rng)
+    examples = Examples.make(autoencoder, encoders, tokenizer, rng, work / "examples.pt")
     train_denoiser(denoiser, examples, 60 * options.denoising_minutes, work / "denoising.checkpoint", export)
 
 
