@@ -12,7 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from . import wire
 from .asgi import Message
@@ -20,6 +26,10 @@ from .settings import Settings
 
 #: Bytes a second that a body must bring on average.
 _SLOWEST_BODY = 16 * 1024
+
+
+#: Headers of answers that change how the connection goes on.
+_UNUSUAL = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 
 
 class _HeadTooLarge(Exception):
@@ -61,6 +71,8 @@ class _WholeAnswers(RequestResponseCycle):
         if head is None:
             await super().send(message)  # type: ignore[arg-type]
             return
+        if self._send_whole(head, message):
+            return
         transport = self.transport
         corked = _Corked(transport)
         self.transport = corked  # type: ignore[assignment]
@@ -70,6 +82,34 @@ class _WholeAnswers(RequestResponseCycle):
         finally:
             self.transport = transport
             corked.uncork()
+
+    def _send_whole(self, head: Message, message: Message) -> bool:
+        """The usual answer, of known length on a connection that stays open, without the detours for the others.
+
+        False when it is not of that kind; nothing was sent then.
+        """
+        body: bytes = message.get("body", b"")
+        status: int = head["status"]
+        usual = self.keep_alive and not (message.get("more_body") or self.access_log or status in (204, 304))
+        if not usual or self.disconnected or self.flow.write_paused or self.scope["method"] == "HEAD":
+            return False
+        parts = [STATUS_LINE[status]]
+        length = b""
+        for name, value in (*self.default_headers, *head["headers"]):
+            if name == b"content-length" and not length:
+                length = value
+            elif name in _UNUSUAL or HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+                return False
+            parts += (name, b": ", value, b"\r\n")
+        if length != b"%d" % len(body):
+            return False
+        parts += (b"\r\n", body)
+        self.response_started = self.response_complete = True
+        self.waiting_for_100_continue = False
+        self.transport.write(b"".join(parts))
+        self.message_event.set()
+        self.on_response()
+        return True
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -90,6 +130,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None  # armed while a head or a body is incomplete
     _body_began = 0.0
     _too_large = False
+    _idle_since = 0.0
+    _idle_timer: asyncio.TimerHandle | None = None  # armed once for many requests
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -97,6 +139,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -136,9 +180,16 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value) + 4)
-        if self._in_head:  # trailers of a chunked body are counted and thrown away
+        self._head_parsed = parsed = self._head_parsed + len(name) + len(value) + 4
+        if parsed > self.max_head:
+            self._count_head(0)
+        if not self._in_head:
+            return  # trailers of a chunked body are counted and thrown away
+        name = name.lower()
+        if name == b"expect":
             super().on_header(name, value)
+        else:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         before = self.cycle
@@ -153,6 +204,26 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_body = False
+
+    def on_response_complete(self) -> None:
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_if_idle)
+
+    def _look_if_idle(self) -> None:
+        self._idle_timer = None
+        if not self._is_idle() or self._in_head or self._in_body or self.transport.is_closing():
+            return  # the next answer arms it again; heads and bodies have bounds of their own
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._look_if_idle)
+        else:
+            self.transport.close()
 
     def _count_head(self, size: int) -> None:
         self._head_parsed += size
