@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,11 @@ class Demo(fal.App):
         logging.getLogger("mine").error("broken")
         sys.stdout.buffer.write(b"bytes\\n")
         sys.stdout.writelines(["two\\n", "lines\\n"])
+
+    @fal.endpoint("/flood")
+    def flood(self):
+        for number in range(500_000):
+            print("line", number)
 
     @fal.endpoint("/thread")
     def thread(self):
@@ -146,3 +152,44 @@ def test_it_is_a_text_stream(tmp_path: Path) -> None:
     assert (writer.writable(), writer.isatty(), writer.fileno(), writer.encoding) == (True, False, 1, "utf-8")
     with pytest.raises(TypeError, match="must be str"):
         writer.write(b"x")  # type: ignore[arg-type]
+
+
+def test_a_long_text_without_line_ends_costs_time_in_proportion() -> None:
+    """An app printed a 40 MB text in one go: its process stood still for 15 seconds, and no other request moved."""
+    writer, lines = _writer()
+    began = time.process_time()
+    writer.write("z" * 40_000_000)
+    writer.finish()
+    assert time.process_time() - began < 3
+    assert sum(map(len, lines)) == 40_000_000
+
+
+def test_a_line_in_many_pieces_costs_time_in_proportion() -> None:
+    """A model printed its tokens one by one without a line end: each was appended to a copy of everything so far."""
+    writer, lines = _writer()
+    began = time.process_time()
+    for number in range(600_000):
+        writer.write("0123456789"[number % 10])
+    assert time.process_time() - began < 3
+    writer.finish()
+    assert "".join(lines) == "0123456789" * 60_000
+    assert {len(line) for line in lines[:-1]} == {MAX_LINE}
+
+
+def test_a_flood_of_lines_is_dropped_where_it_begins(runner: Runner) -> None:
+    """An app printed 500,000 short lines: its request took 20 seconds, for each line travelled to the supervisor only
+    to be dropped there."""
+    seen = len(runner.heard)
+    began = time.monotonic()
+    runner.call(path="/flood")
+    seconds = time.monotonic() - began
+    runner.call(path="/async")  # what the flood left to say comes before the next answer
+    lines = [line for _, line, _ in _lines(runner, seen)]
+    notes = [line for line in lines if "were dropped: the app prints more than a log can hold" in line]
+    kept = [line for line in lines if line.startswith("line ")]
+    lost = sum(int(line.split()[0].strip("[")) for line in lines if "were dropped" in line)
+    assert notes
+    assert len(notes) <= seconds + 2
+    assert len(kept) < 20_000 + 5_000 * seconds
+    assert len(kept) + lost == 500_000
+    assert kept[0] == "line 0"

@@ -22,10 +22,72 @@ from fal._context import current_request
 MAX_LINE = 16 * 1024
 #: A progress bar redraws its line with \\r; one redraw in so many seconds is passed on.
 _REDRAW_SECONDS = 1.0
+#: Characters per second that user code may print for long, how much may come at once, and what each line counts beside
+#: its text. Less than the supervisor lets pass, and more lines at once than an app's log keeps.
+_RATE = 1000 * 1000
+_BURST = 4 * _RATE
+_LINE_COST = 256
 _LEVELS = ((logging.ERROR, "ERROR"), (logging.WARNING, "WARN"), (logging.INFO, "INFO"))
 
 #: level, line, unix seconds, request id
 Sink = Callable[[str, str, float, "str | None"], None]
+
+
+class _Partial:
+    """The beginning of a line, in the pieces that it was printed in."""
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, text: str = "") -> None:
+        self.pieces = [text] if text else []
+        self.size = len(text)
+
+    def add(self, text: str) -> None:
+        self.pieces.append(text)
+        self.size += len(text)
+
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+class Budget:
+    """Passes lines on to ``sink`` as long as there are not too many; drops the others here, where that costs least.
+
+    The supervisor drops what is beyond a budget as well; but a line that travels there first costs the app its time.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._allowance = float(_BURST)
+        self._refilled = time.monotonic()
+        self._dropped = 0
+        self._said = 0.0
+        self._lock = threading.RLock()  # a signal handler may print in the middle of a print
+
+    def __call__(self, level: str, line: str, at: float, request_id: str | None) -> None:
+        """Pass the line on, or drop it; how many were dropped is said once a second."""
+        now = time.monotonic()
+        size = len(line) + _LINE_COST
+        with self._lock:
+            self._allowance = min(float(_BURST), self._allowance + (now - self._refilled) * _RATE)
+            self._refilled = now
+            kept = self._allowance > size
+            if kept:
+                self._allowance -= size
+            else:
+                self._dropped += 1
+        if self._dropped and now - self._said >= 1.0:
+            self.say(request_id)
+        if kept:
+            self._sink(level, line, at, request_id)
+
+    def say(self, request_id: str | None) -> None:
+        """Tell how many lines were dropped since the last time, if any were."""
+        with self._lock:
+            dropped, self._dropped, self._said = self._dropped, 0, time.monotonic()
+        if dropped:
+            note = f"{dropped} log lines were dropped: the app prints more than a log can hold"
+            self._sink("WARN", note, time.time(), request_id)
 
 
 class LineWriter(io.TextIOBase):
@@ -44,7 +106,7 @@ class LineWriter(io.TextIOBase):
         self._sink = sink
         self._descriptor = descriptor
         self._is_foreign = is_foreign
-        self._partial: dict[tuple[str | None, int], str] = {}
+        self._partial: dict[tuple[str | None, int], _Partial] = {}
         self._redrawn = 0.0
         self.buffer = _Bytes(self)
 
@@ -74,17 +136,21 @@ class LineWriter(io.TextIOBase):
         request = current_request()
         request_id = request.request_id if request is not None else None
         key = (request_id, threading.get_ident())
-        whole = self._partial.pop(key, "") + text
-        *lines, rest = whole.split("\n")
+        partial = self._partial.pop(key, None) or _Partial()
+        if "\n" not in text and "\r" not in text and partial.size + len(text) <= MAX_LINE:
+            partial.add(text)  # joined once per line: a line printed in a thousand pieces must not be copied as often
+            self._partial[key] = partial
+            return len(text)
+        *lines, rest = (partial.text() + text).split("\n")
         for line in lines:
             self._emit(line.removesuffix("\r").rpartition("\r")[2], request_id)
         if "\r" in rest:
             rest = self._redraw(rest, request_id)
-        while len(rest) > MAX_LINE:
-            self._emit(rest[:MAX_LINE], request_id)
-            rest = rest[MAX_LINE:]
+        whole = (len(rest) - 1) // MAX_LINE * MAX_LINE if rest else 0
+        for start in range(0, whole, MAX_LINE):
+            self._emit(rest[start : start + MAX_LINE], request_id)
         if rest:
-            self._partial[key] = rest
+            self._partial[key] = _Partial(rest[whole:])
         return len(text)
 
     def _redraw(self, text: str, request_id: str | None) -> str:
@@ -104,14 +170,16 @@ class LineWriter(io.TextIOBase):
     def end_request(self, request_id: str) -> None:
         """Pass on what the request left without a line end."""
         for key in [key for key in list(self._partial) if key[0] == request_id]:  # other threads print meanwhile
-            rest = self._partial.pop(key, "").strip("\r")
+            partial = self._partial.pop(key, None)
+            rest = partial.text().strip("\r") if partial is not None else ""
             if rest:
                 self._emit(rest, request_id)
 
     def finish(self) -> None:
         """Pass on everything left without a line end."""
         for key in list(self._partial):
-            rest = self._partial.pop(key, "").strip("\r")
+            partial = self._partial.pop(key, None)
+            rest = partial.text().strip("\r") if partial is not None else ""
             if rest:
                 self._emit(rest, key[0])
 
@@ -154,23 +222,26 @@ class Output:
 
     def __init__(self, sink: Sink, is_foreign: Callable[[], bool]) -> None:
         self._sink = sink
-        self._streams = (LineWriter("STDOUT", sink, 1, is_foreign), LineWriter("STDERR", sink, 2, is_foreign))
+        self._budget = budget = Budget(sink)
+        self._streams = (LineWriter("STDOUT", budget, 1, is_foreign), LineWriter("STDERR", budget, 2, is_foreign))
 
     def install(self) -> None:
         """Replace ``sys.stdout`` and ``sys.stderr``."""
         sys.stdout, sys.stderr = self._streams
-        logging.lastResort = _LoggedLines(self._sink)
+        logging.lastResort = _LoggedLines(self._budget)
 
     def end_request(self, request_id: str) -> None:
         """Pass on the request's unfinished lines."""
         for stream in self._streams:
             if stream._partial:
                 stream.end_request(request_id)
+        self._budget.say(request_id)
 
     def finish(self) -> None:
         """Pass on all unfinished lines."""
         for stream in self._streams:
             stream.finish()
+        self._budget.say(None)
 
     def error(self, message: str, request_id: str | None = None) -> None:
         """Log a line of the platform's own."""
