@@ -201,6 +201,9 @@ async def test_cancel_at_each_point(redis_url: str, tmp_path: Path) -> None:
             return told == [claim.request_id]
 
         await await_until(heard, "the worker to be told")
+        worker = await s.store.workers.get(APP, "w1")
+        assert worker is not None
+        assert worker.in_flight == 0
         assert await inbox.heartbeat() == [(claim.request_id, claim.attempt)]
         assert not await inbox.finish(claim, OK)
         record = await s.requests.get(APP, claim.request_id)
@@ -225,6 +228,18 @@ async def test_a_lost_attempt_runs_again_and_keeps_its_place_in_time(redis_url: 
         again = await inbox.next()
         assert (again.request_id, again.attempt, again.body) == (claim.request_id, 2, claim.body)
         assert again.submitted_at_ms == claim.submitted_at_ms
+
+
+async def test_a_good_answer_leaves_nothing_of_an_earlier_failure(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        claim = await s.claimed(inbox)
+        await s.lose(claim, reason="its runner died")
+        assert (await s.fields(claim.request_id))["error"] == "its runner died"
+        assert await inbox.finish(await inbox.next(), OK)
+        record = await s.requests.get(APP, claim.request_id)
+        assert record is not None
+        assert (record.state, record.error, record.error_type) == (RequestState.COMPLETED, None, None)
 
 
 async def test_a_back_off_ends_by_promote(redis_url: str, tmp_path: Path) -> None:
