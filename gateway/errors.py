@@ -6,6 +6,7 @@ cause stands in the log only. Bodies are ``{"detail", "error_type"}``, the type 
 
 from __future__ import annotations
 
+import errno
 from typing import NamedTuple
 
 from scheduler.store import errors as store_errors
@@ -60,7 +61,11 @@ _UNEXPECTED = Row(500, "internal_error")
 
 def is_expected(error: Exception) -> bool:
     """Whether the error belongs to the table; anything else is a fault of ours and worth a traceback in the log."""
-    return isinstance(error, Refusal | store_errors.StoreError)
+    return isinstance(error, Refusal | store_errors.StoreError) or _is_full_disk(error)
+
+
+def _is_full_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def answer_for(error: Exception) -> tuple[int, Headers, bytes]:
@@ -68,6 +73,10 @@ def answer_for(error: Exception) -> tuple[int, Headers, bytes]:
     if isinstance(error, Refusal):
         status, error_type, detail = error.status, error.error_type, error.detail
         headers = list(error.headers)
+    elif _is_full_disk(error):
+        status, error_type = 503, "internal_error"
+        detail = f"The platform's disk takes nothing: {error}. Nothing was stored; try again when there is room."
+        headers = [(b"retry-after", b"5")]
     else:
         row = next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), _UNEXPECTED)
         status, error_type = row.status, row.error_type

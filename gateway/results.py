@@ -1,7 +1,7 @@
 """Hands finished requests to the callers who wait for them: one subscription for the whole process.
 
 A push can be lost, so that every waiter's record is read again every two seconds: the record is the truth. Also ends
-direct requests whose start deadline has passed, should no scheduler do it.
+direct requests whose start deadline has passed, should no scheduler do it, and waiting for a store that stays away.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import uuid
 import structlog
 
 from scheduler.store import Store, keys, outcomes
-from scheduler.store.errors import StoreError
+from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.records import RequestRecord, RequestState
 from scheduler.store.subscriptions import Subscription
 
@@ -27,6 +27,13 @@ _TICK_SECONDS = 0.2
 _READ_AT_ONCE = 64
 #: Seconds past its start deadline that a request is left to the scheduler.
 _SCHEDULER_GRACE = 2.0
+#: Seconds, taken together, that the store may be away while a caller waits; an answer could not be stored then.
+AWAY_SECONDS = 15.0
+#: Seconds for a sign of life of the store, and between looks while it is away.
+_PING_SECONDS = 3.0
+_AWAY_TICK_SECONDS = 0.5
+#: Of the time that the store is there, the part that makes up for absences: a call of hours survives short ones.
+_FORGIVEN = 0.1
 
 
 def _next_read(waiter: Waiter, now: float) -> float:
@@ -40,12 +47,13 @@ class Waiter:
     """One caller who waits. ``wait`` returns when one of the marks below has been set.
 
     ``record``: the request has ended. ``output``: pieces of a streamed answer may be there. ``gone``: the caller hung
-    up. ``expired``: it has waited as long as it may. ``lost``: the store no longer knows the request.
+    up. ``expired``: it has waited as long as it may. ``lost``: the store no longer knows the request. ``cut_off``: why
+    the store cannot say how it ends.
     """
 
     __slots__ = (
-        "_future", "_loop", "_receive", "_watching", "app", "deadline", "expired", "gone", "lost", "next_read",
-        "output", "record", "request_id", "start_deadline",
+        "_future", "_loop", "_receive", "_watching", "app", "away", "cut_off", "deadline", "expired", "gone", "lost",
+        "next_read", "output", "record", "request_id", "start_deadline",
     )  # fmt: skip
 
     def __init__(
@@ -71,11 +79,13 @@ class Waiter:
         self.gone = False
         self.expired = False
         self.lost = False
+        self.away = 0.0
+        self.cut_off: str | None = None
         self._future: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
         """Until something has happened; at once when it has already."""
-        if self.record is None and not (self.output or self.gone or self.expired or self.lost):
+        if self.record is None and not (self.output or self.gone or self.expired or self.lost or self.cut_off):
             self._future = self._loop.create_future()
             await self._future
 
@@ -169,12 +179,24 @@ class Results:
             waiter.next_read = 0.0
 
     async def _sweep_for_ever(self) -> None:
+        pause = _TICK_SECONDS
         while True:
-            await asyncio.sleep(_TICK_SECONDS)
+            began = time.monotonic()
+            await asyncio.sleep(pause)
             try:
                 await self.sweep()
+                pause = _TICK_SECONDS
             except StoreError as error:
                 log.warning("waiting requests could not be read again", error=str(error), waiting=len(self._waiters))
+                self._away_for(time.monotonic() - began, str(error))
+                pause = _AWAY_TICK_SECONDS
+
+    def _away_for(self, seconds: float, why: str) -> None:
+        for waiter in self._waiters.values():
+            waiter.away += seconds
+            if waiter.away >= AWAY_SECONDS and waiter.cut_off is None:
+                waiter.cut_off = why
+                waiter.wake()
 
     async def sweep(self) -> int:
         """Watch over callers that wait for longer; read again what waits for its push. Returns how many were read.
@@ -186,9 +208,21 @@ class Results:
         for waiter in self._waiters.values():
             waiter.watch()
         due = [waiter for waiter in self._waiters.values() if waiter.next_read <= now]
+        if due:
+            await self._ping()
+        for waiter in due:
+            waiter.away = max(0.0, waiter.away - _FORGIVEN * REREAD_SECONDS)
         for start in range(0, len(due), _READ_AT_ONCE):
             await asyncio.gather(*(self._read(waiter, strict=True) for waiter in due[start : start + _READ_AT_ONCE]))
         return len(due)
+
+    async def _ping(self) -> None:
+        """A sign of life; a Redis that can be read but takes no results, for its disk is full, gives none."""
+        try:
+            async with asyncio.timeout(_PING_SECONDS):
+                await self._store.ping()
+        except TimeoutError:
+            raise StoreUnavailable("Redis does not answer.") from None
 
     async def _read(self, waiter: Waiter, strict: bool = False) -> None:
         now = time.monotonic()

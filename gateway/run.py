@@ -30,6 +30,9 @@ log = structlog.get_logger("gateway.run")
 
 _CONSUMED = frozenset({"fal_webhook", "fal_max_queue_length"})
 _NO_METHODS = frozenset({"CONNECT", "TRACE"})
+#: How often, and seconds apart, a request is cancelled that the store was away for.
+_CANCEL_TRIES = 12
+_CANCEL_PAUSE = 5.0
 _PLAIN_ROUTE = re.compile(r"[A-Za-z0-9/_.~-]*")
 
 
@@ -93,6 +96,7 @@ class Run:
         self._limits = limits
         self._results = results
         self._write_timeout = write_timeout
+        self._cancelling: set[asyncio.Task[None]] = set()
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, request_id: str) -> None:
         """One direct call, answered.
@@ -145,6 +149,8 @@ class Run:
             own += cors.ALLOW
         while True:
             await waiter.wait()
+            if waiter.record is None and waiter.cut_off:
+                raise self._cut_off(waiter)
             if waiter.record is not None and not waiter.output:
                 status, headers, body = answers.final(waiter.record)
                 headers += own
@@ -167,11 +173,32 @@ class Run:
             await self._cancel(waiter)
             raise Refusal(504, "The request did not end within the longest wait of this gateway.", "request_timeout")
 
-    async def _cancel(self, waiter: Waiter) -> None:
+    async def _cancel(self, waiter: Waiter) -> bool:
         try:
             await self._store.requests.cancel(waiter.app, waiter.request_id, error_type="client_disconnected")
+            return True
         except StoreError as error:
             log.warning("a request whose caller left was not cancelled", request_id=waiter.request_id, error=str(error))
+            return False
+
+    def _cut_off(self, waiter: Waiter) -> Refusal:
+        task = asyncio.get_running_loop().create_task(self._cancel_later(waiter))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+        return Refusal(
+            503,
+            f"The platform's store is not available, so that this request's answer cannot be passed on: "
+            f"{waiter.cut_off} Try again in a moment.",
+            "internal_error",
+            ((b"retry-after", b"5"),),
+        )
+
+    async def _cancel_later(self, waiter: Waiter) -> None:
+        """Once the store is back, so that what nobody waits for any more does not run then."""
+        for _ in range(_CANCEL_TRIES):
+            if await self._cancel(waiter):
+                return
+            await asyncio.sleep(_CANCEL_PAUSE)
 
 
 class Stream:
@@ -199,6 +226,10 @@ class Stream:
         waiter = self._waiter
         while True:
             ended = waiter.record is not None
+            if waiter.cut_off and not ended:
+                if not self._started:
+                    return False
+                raise CallerGone
             waiter.output = False
             pieces = await self._store.requests.read_output(waiter.app, waiter.request_id, self._after)
             for piece_id, kind, data in pieces:

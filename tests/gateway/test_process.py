@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -10,12 +11,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from gateway import results, run
 from keepwarm import redis_server as embedded
 from scheduler.store import Store
 from tests.gateway.platform import RunningGateway
@@ -150,3 +154,90 @@ def test_a_gateway_that_stops_does_not_keep_callers_waiting_for_ever(redis_serve
             await store.close()
 
     assert asyncio.run(queued()) == 0
+
+
+@contextmanager
+def own_platform(data: Path) -> Iterator[tuple[RunningGateway, subprocess.Popen[bytes]]]:
+    """A gateway with a Redis of its own, which the test may end."""
+    folder = Path(tempfile.mkdtemp(prefix="kwg-"))
+    redis = embedded.start(folder, "everysec")
+    gateway = RunningGateway(f"unix://{embedded.socket_path(folder)}", data).start()
+    try:
+        yield gateway, redis
+    finally:
+        gateway.stop()
+        redis.terminate()
+        redis.wait(20)
+
+
+def waiting_call(gateway: RunningGateway, app: str) -> socket.socket:
+    """A caller whose request is in the queue, with nobody to serve it."""
+    connection = socket.create_connection(gateway.address, 30)
+    connection.sendall(b"POST /%s HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}" % app.encode())
+    wait_until(lambda: gateway.call(gateway.store.requests.queue_size(app)) == 1, "the request waits")
+    return connection
+
+
+def test_a_caller_does_not_outwait_a_store_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis ended on a full disk and did not come back; who had called before waited two hours for an answer that
+    could not come."""
+    monkeypatch.setattr(results, "AWAY_SECONDS", 1.0)
+    with own_platform(tmp_path) as (gateway, server):
+        with waiting_call(gateway, gateway.app()) as connection:
+            server.terminate()
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"\r\nretry-after: 5\r\n" in answer
+        assert b"\r\nx-fal-request-id: " in answer
+        assert b"store is not available" in answer
+
+
+def test_a_caller_does_not_outwait_a_store_that_takes_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk Redis still answers every question and takes no answer; the request seemed to go on for ever. It
+    does not run once there is room again: its caller is gone."""
+    monkeypatch.setattr(results, "AWAY_SECONDS", 1.0)
+    monkeypatch.setattr(run, "_CANCEL_PAUSE", 0.1)
+    monkeypatch.setattr(run, "_CANCEL_TRIES", 1000)
+    with own_platform(tmp_path) as (gateway, _server):
+        app = gateway.app()
+
+        def redis(*command: str) -> Any:
+            return gateway.call(gateway.store._redis.command(*command))
+
+        with waiting_call(gateway, app) as connection:
+            # A snapshot that cannot be put in its place makes Redis refuse writes as a full disk does.
+            (Path(redis("CONFIG", "GET", "dir")[1].decode()) / "dump.rdb").mkdir()
+            redis("CONFIG", "SET", "save", "86400 1000000")
+            redis("BGSAVE")
+            wait_until(lambda: b"rdb_last_bgsave_status:err" in redis("INFO", "persistence"), "the snapshot failed")
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"MISCONF" in answer
+            with gateway.client() as client:
+                assert client.get("/health").status_code == 503
+                assert client.post(f"/{app}").status_code == 503
+        assert gateway.call(gateway.store.requests.queue_size(app)) == 1
+        redis("CONFIG", "SET", "save", "")
+        wait_until(lambda: gateway.call(gateway.store.requests.queue_size(app)) == 0, "the request was cancelled")
+
+
+def test_a_full_disk_is_named(tmp_path: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that did not fit on the disk was answered with a bare 500 and a traceback."""
+    gateway = RunningGateway(redis_server, tmp_path).start()
+    try:
+        app = gateway.app()
+
+        def full(*_: object, **__: object) -> str:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(gateway.store.blobs, "put", full)
+        with gateway.client() as client:
+            for prefix in ("", "/queue"):
+                answer = client.post(f"{prefix}/{app}", content=bytes(300_000))
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+                assert "No space left on device" in answer.json()["detail"]
+                assert answer.headers["x-fal-request-id"]
+    finally:
+        gateway.stop()
