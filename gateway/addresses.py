@@ -40,7 +40,6 @@ HOSTS: dict[bytes, Service] = {
 }
 _PREFIXED = frozenset({"run", "queue", "rest", "cdn", "ws"})
 _HOST = re.compile(rb"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
-_APP_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def locate(path: str, host: bytes) -> tuple[Service, str]:
@@ -68,11 +67,6 @@ def split_app(path: str) -> tuple[str, str] | None:
         return None
     route = "/" if end < 0 else path[end:].rstrip("/") or "/"
     return path[1:slash] + "/" + name, route
-
-
-def is_app_name(name: str) -> bool:
-    """Whether ``name`` can be an app's name, without the owner."""
-    return _APP_NAME.fullmatch(name) is not None
 
 
 class Addresses:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from fal._limits import is_app_name
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,7 +17,7 @@ from scheduler.store import Store
 from scheduler.store.records import ApiKeyRecord, AppRecord
 
 from . import wire
-from .addresses import Addresses, app_urls, is_app_name
+from .addresses import Addresses, app_urls
 from .auth import Keys, check_owner
 from .directory import Directory
 from .errors import Refusal, bad_request

@@ -5,15 +5,14 @@ One clear message for the first fault. Pure. Leaves requirement lines to ``envbu
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from fal._limits import APP_NAME_RULE, is_app_name, number_fault
 from fal._spec import AppSpec, BundleFile, ScalingSpec
 from pydantic import TypeAdapter, ValidationError
 
-from .addresses import is_app_name
 from .errors import Refusal, bad_request
 
 _SPEC = TypeAdapter(AppSpec)
@@ -22,8 +21,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PYTHON = re.compile(r"3\.\d{1,2}")
 _MACHINE_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_FILES = 20_000
-_MOST_WORKERS = 10_000
-_YEAR = 366 * 86400
+_NUMBERS_OF_REVISIONS = (
+    "num_gpus",
+    "max_multiplexing",
+    "request_timeout",
+    "startup_timeout",
+    "termination_grace_period_seconds",
+)
 
 
 def read_spec(value: Any) -> AppSpec:
@@ -36,23 +40,20 @@ def read_spec(value: Any) -> AppSpec:
         spec = _SPEC.validate_python(value)
     except ValidationError as error:
         raise bad_request(f"The app's spec is not usable: {validation_text(error)}") from None
-    _require(is_app_name(spec.name), f"app name {spec.name!r}: use lower-case letters, digits and hyphens, at most 63")
-    _require(spec.class_name.isidentifier(), f"class name {spec.class_name!r} is no Python name")
+    _require(is_app_name(spec.name), f"App name {spec.name!r}: use {APP_NAME_RULE}")
+    _require(spec.class_name.isidentifier(), f"Class name {spec.class_name!r} is no Python name")
     _require(is_safe_path(spec.entry_file), f"entry_file {spec.entry_file!r} is no path inside the bundle")
     version = spec.environment.python_version
     _require(bool(_PYTHON.fullmatch(version)), f"python_version {version!r}: write it as 3.11")
     _require(len(spec.machine_types) > 0, "machine_type is empty")
     for name in spec.machine_types:
         _require(bool(_MACHINE_TYPE.fullmatch(name)), f"machine_type {name!r} is no machine type")
-    _require(1 <= spec.num_gpus <= 64, f"num_gpus is {spec.num_gpus}; use 1 to 64")
-    _require(1 <= spec.max_multiplexing <= 10_000, f"max_multiplexing is {spec.max_multiplexing}; use 1 or more")
-    for name in ("request_timeout", "startup_timeout"):
-        _require_seconds(name, getattr(spec, name), positive=True)
+    for setting in _NUMBERS_OF_REVISIONS:
+        _require_number(setting, getattr(spec, setting))
     if spec.request_start_timeout is not None:
-        _require_seconds("request_start_timeout", spec.request_start_timeout, positive=True)
-    _require_seconds("termination_grace_period_seconds", spec.termination_grace_period_seconds)
+        _require_number("request_start_timeout", spec.request_start_timeout)
     for endpoint in spec.endpoints:
-        _require(endpoint.path.startswith("/"), f"endpoint path {endpoint.path!r} must begin with /")
+        _require(endpoint.path.startswith("/"), f"Endpoint path {endpoint.path!r} must begin with /")
     check_scaling(spec.scaling)
     return spec
 
@@ -60,13 +61,9 @@ def read_spec(value: Any) -> AppSpec:
 def check_scaling(scaling: ScalingSpec) -> ScalingSpec:
     """The same settings; 400 when they contradict each other or are out of range."""
     low, high = scaling.min_concurrency, scaling.max_concurrency
-    _require(0 <= low <= _MOST_WORKERS, f"min_concurrency is {low}; use 0 or more")
-    _require(1 <= high <= _MOST_WORKERS, f"max_concurrency is {high}; use 1 or more")
+    for setting in ScalingSpec.__dataclass_fields__:
+        _require_number(setting, getattr(scaling, setting))
     _require(low <= high, f"min_concurrency ({low}) is above max_concurrency ({high})")
-    _require_seconds("keep_alive", scaling.keep_alive)
-    _require_seconds("scaling_delay", scaling.scaling_delay)
-    _require(0 <= scaling.concurrency_buffer <= _MOST_WORKERS, "concurrency_buffer must be 0 or more")
-    _require(0 <= scaling.concurrency_buffer_perc <= 1000, "concurrency_buffer_perc must be 0 to 1000")
     return scaling
 
 
@@ -80,10 +77,10 @@ def read_files(value: Any, spec: AppSpec) -> tuple[BundleFile, ...]:
         files = _FILES.validate_python(value)
     except ValidationError as error:
         raise bad_request(f"The list of files is not usable: {validation_text(error)}") from None
-    _require(0 < len(files) <= _MOST_FILES, f"the bundle has {len(files)} files; use 1 to {_MOST_FILES}")
+    _require(0 < len(files) <= _MOST_FILES, f"The bundle has {len(files)} files; use 1 to {_MOST_FILES}")
     paths: set[str] = set()
     for file in files:
-        _require(is_safe_path(file.path), f"file path {file.path!r} is no plain relative path")
+        _require(is_safe_path(file.path), f"File path {file.path!r} is no plain relative path")
         _require(bool(_SHA256.fullmatch(file.sha256)), f"{file.path}: sha256 must be 64 lower-case hex digits")
         _require(file.size >= 0, f"{file.path}: a size below zero")
         _require(file.path not in paths, f"{file.path} is listed twice")
@@ -129,9 +126,9 @@ def _short(value: Any) -> str:
 
 def _require(condition: bool, fault: str) -> None:
     if not condition:
-        raise bad_request(f"{fault[0].upper()}{fault[1:]}.")
+        raise bad_request(f"{fault}.")  # as written: the names of settings have no capitals
 
 
-def _require_seconds(name: str, value: float, positive: bool = False) -> None:
-    fine = math.isfinite(value) and (value > 0 if positive else value >= 0) and value <= _YEAR
-    _require(fine, f"{name} is {value}; use seconds, {'above' if positive else 'from'} 0")
+def _require_number(setting: str, value: float) -> None:
+    fault = number_fault(setting, value)
+    _require(fault is None, fault or "")

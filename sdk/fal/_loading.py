@@ -18,12 +18,11 @@ from typing import Any
 from fal._bundle import Bundle, collect, search_roots
 from fal._import_failure import explain, flat, names_requirement
 from fal._imports import entry_source
+from fal._limits import APP_NAME_RULE, is_app_name
 from fal._problem import Problem, closest
 from fal._pyproject import NamedApp, app_names, find_pyproject, named_app
 from fal._settings import ATTRIBUTES, AppSettings
 from fal._spec import AppSpec, Auth, EnvironmentSpec
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 class LoadError(Problem):
@@ -137,10 +136,10 @@ def _existing_file(file: Path, cwd: Path) -> Path:
 
 
 def _checked_name(name: Any, cls: type) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not is_app_name(name):
         raise LoadError(
             f"{name!r} cannot be an app's name.",
-            why=f"it is part of the URL of {cls.__name__}: lower-case letters, digits and hyphens only.",
+            why=f"it is part of the URL of {cls.__name__}: {APP_NAME_RULE}.",
             next_step="give another with --app-name, or app_name = ... in the class.",
         )
     return name

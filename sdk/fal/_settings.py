@@ -13,27 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
+from fal._limits import NUMBERS, number_fault
 from fal._spec import Auth, RetryCondition, ScalingSpec
 
 _SCALING = frozenset(ScalingSpec.__dataclass_fields__)
-_SECONDS = frozenset(
-    {
-        "request_timeout",
-        "request_start_timeout",
-        "startup_timeout",
-        "termination_grace_period_seconds",
-        "keep_alive",
-        "scaling_delay",
-    }
-)
-_COUNTS = {
-    "min_concurrency": 0,
-    "max_concurrency": 1,
-    "concurrency_buffer": 0,
-    "concurrency_buffer_perc": 0,
-    "max_multiplexing": 1,
-    "num_gpus": 0,
-}
 #: Settings that may be class attributes as well as class keywords.
 ATTRIBUTES = frozenset(
     {
@@ -157,10 +140,9 @@ def resolve(owner: str, given: Mapping[str, Any]) -> AppSettings:
     check_known(owner, given)
     values = {**DEFAULTS, **{key: value for key, value in given.items() if value is not None}}
     _refuse_containers(owner, values)
-    for key in _SECONDS & values.keys():
-        _check_number(owner, key, values[key], minimum=0)
-    for key in _COUNTS.keys() & values.keys():
-        _check_number(owner, key, values[key], minimum=_COUNTS[key], whole=True)
+    for key in sorted(NUMBERS & values.keys()):
+        if (fault := number_fault(key, values[key])) is not None:
+            raise ValueError(f"{owner}: {fault}")
     spec: dict[str, Any] = {
         "machine_types": _strings(owner, "machine_type", values["machine_type"]),
         "scaling": _scaling(owner, values),
@@ -227,13 +209,6 @@ def _refuse_containers(owner: str, values: Mapping[str, Any]) -> None:
             f"{owner}: environments of kind {'container' if 'image' in values else kind!r} are not supported; "
             "list what the app needs in requirements = [...]"
         )
-
-
-def _check_number(owner: str, key: str, value: Any, *, minimum: int, whole: bool = False) -> None:
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value >= minimum:
-        what = "a whole number" if whole else "a number of seconds"
-        raise ValueError(f"{owner}: {key} is {value!r}; it must be {what}, at least {minimum}")
 
 
 def _strings(owner: str, key: str, value: Any, *, allow_text: bool = True) -> tuple[str, ...]:

@@ -197,6 +197,34 @@ def test_settings_that_cannot_be_meant(tmp_path: Path, old: str, new: str, says:
     assert all(part in str(caught.value) for part in says), str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("new", "says"),
+    [
+        ("keep_alive=1e400", "Hello: keep_alive is inf; it must be a whole number of seconds, at least 0"),
+        ('keep_alive=float("nan")', "Hello: keep_alive is nan; it must be"),
+        ("keep_alive=3, request_timeout=0", "Hello: request_timeout is 0; it must be a number of seconds, above 0"),
+        ("keep_alive=3, startup_timeout=0.0", "Hello: startup_timeout is 0.0; it must be a number of seconds, above"),
+        ("keep_alive=3, max_multiplexing=10**30", "it must be a whole number, at least 1 and at most 10000"),
+    ],
+)
+def test_what_the_server_would_refuse_is_refused_here_in_the_same_words(tmp_path: Path, new: str, says: str) -> None:
+    """Infinity ended in a traceback, and a timeout of 0 was only refused by the server after everything was sent."""
+    write(tmp_path, "app.py", HELLO.replace("keep_alive=300", new))
+    with pytest.raises(LoadError) as caught:
+        load("app.py", cwd=tmp_path)
+    assert says in str(caught.value)
+    assert "\n" not in caught.value.what
+
+
+def test_a_name_that_no_url_can_hold_is_refused_here(tmp_path: Path) -> None:
+    """A name of 64 letters was only refused by the server, after everything was sent."""
+    write(tmp_path, "app.py", HELLO)
+    assert load("app.py", cwd=tmp_path, app_name="a" * 63).spec.name == "a" * 63
+    with pytest.raises(LoadError, match="cannot be an app's name") as caught:
+        load("app.py", cwd=tmp_path, app_name="a" * 64)
+    assert "at most 63" in str(caught.value)
+
+
 def test_a_listed_package_that_is_missing_here_belongs_into_setup(tmp_path: Path) -> None:
     """A laptop has no torch. Loading the file used to end in a bare ModuleNotFoundError of twenty frames."""
     write(tmp_path, "app.py", "import faketorch.nn\n" + dedent(HELLO).replace('"six"', '"faketorch>=2", "six"'))

@@ -129,20 +129,23 @@ def test_a_cpu_that_stands_in_for_a_gpu_is_said(gateway: RunningGateway, client:
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no class": ({"class_name": "not a name"}, "Class name"),
-    "an entry file outside": ({"entry_file": "../hello.py"}, "Entry_file"),
+    "an entry file outside": ({"entry_file": "../hello.py"}, "entry_file"),
     "an entry file that is not there": ({"entry_file": "other.py"}, "not among"),
     "a name that is none": ({"name": "Hello World"}, "App name"),
-    "no machine": ({"machine_types": ()}, "Machine_type"),
+    "no machine": ({"machine_types": ()}, "machine_type is empty."),
     "an unknown auth": ({"auth": "everybody"}, "auth"),
     "min above max": ({"scaling": ScalingSpec(min_concurrency=3, max_concurrency=2)}, "above max_concurrency"),
-    "max of nothing": ({"scaling": ScalingSpec(max_concurrency=0)}, "Max_concurrency"),
-    "keep_alive below zero": ({"scaling": ScalingSpec(keep_alive=-1)}, "Keep_alive"),
-    "no time to run": ({"request_timeout": 0}, "Request_timeout"),
+    "max of nothing": (
+        {"scaling": ScalingSpec(max_concurrency=0)},
+        "max_concurrency is 0; it must be a whole number, at least 1 and at most 10000.",
+    ),
+    "keep_alive below zero": ({"scaling": ScalingSpec(keep_alive=-1)}, "keep_alive is -1; it must be"),
+    "no time to run": ({"request_timeout": 0}, "request_timeout is 0"),
     "a requirement that is none": (
         {"environment": replace(HELLO.environment, requirements=(("torch >>> 2",),))},
         "torch >>> 2",
     ),
-    "a python of the past": ({"environment": replace(HELLO.environment, python_version="2.7")}, "Python_version"),
+    "a python of the past": ({"environment": replace(HELLO.environment, python_version="2.7")}, "python_version"),
     "an endpoint without a slash": ({"endpoints": (replace(HELLO.endpoints[0], path="run"),)}, "Endpoint path"),
 }
 
