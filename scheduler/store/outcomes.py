@@ -31,7 +31,7 @@ def overdue() -> Outcome:
     """The request did not start before its start deadline."""
     return infrastructure_error(
         504,
-        "startup_timeout",
+        "request_timeout",
         "The request did not start within its start timeout. Allow a longer one, or keep a worker warm.",
         (("x-fal-request-timeout-type", "user"),),
     )

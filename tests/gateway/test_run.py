@@ -341,3 +341,21 @@ def test_an_answer_without_a_body_loses_the_one_that_the_app_gave_it(
         wait_until(lambda: client.get(queued["status_url"]).status_code == 200, "the request has ended")
         result = client.get(queued["response_url"])
         assert (result.status_code, result.content) == (status, b"")
+
+
+def test_a_start_deadline_ends_as_the_protocol_says(gateway: RunningGateway) -> None:
+    """It ended as ``startup_timeout``, which says that ``setup()`` took too long: the clients know the caller's own
+    deadline as ``request_timeout``, with the header by which they give up instead of trying again."""
+    app = gateway.app()
+    queued = {"x-fal-request-timeout": "0.2"}
+    with gateway.client() as client:
+        late = client.post(f"/queue/{app}", content=b"{}", headers=queued).json()
+        direct = client.post(f"/{app}", content=b"{}", headers=queued)
+        gateway.worker(app)
+        wait_until(lambda: client.get(late["status_url"]).status_code == 200, "the request has ended")
+        result, status = client.get(late["response_url"]), client.get(late["status_url"]).json()
+    for answer in (direct, result):
+        assert (answer.status_code, answer.json()["error_type"]) == (504, "request_timeout")
+        assert answer.headers["x-fal-error-type"] == "request_timeout"
+        assert answer.headers["x-fal-request-timeout-type"] == "user"
+    assert status["error_type"] == "request_timeout"

@@ -329,7 +329,7 @@ async def test_start_deadlines(redis_url: str, tmp_path: Path) -> None:
         assert record is not None
         assert record.outcome is not None
         assert (record.state, record.outcome.status, record.error_type) == (
-            *(RequestState.ERROR, 504, "startup_timeout"),
+            *(RequestState.ERROR, 504, "request_timeout"),
         )
         assert await s.requests.overdue_starts(APP) == []
         await s.submit("later", start_timeout=0.001)

@@ -16,7 +16,7 @@ local function take_from(queue)
     if r[1] ~= 'IN_QUEUE' or r[2] ~= sid then
       redis.call('XDEL', queue, sid)
     elseif deadline ~= '' and tonumber(deadline) <= now then
-      end_request(id, read_request(id), 'ERROR', 'claim', overdue, 'startup_timeout', 'start deadline passed')
+      end_request(id, read_request(id), 'ERROR', 'claim', overdue, 'request_timeout', 'start deadline passed')
     else
       local attempt = string.format('%d', r[4] + 1)
       redis.call('XDEL', queue, sid)
