@@ -65,6 +65,16 @@ def test_builds_and_deliveries_go_on_after_outages(
     run(scenario())
 
 
+class Watched(LeasedWorker):
+    """Says when it has counted its slots afresh."""
+
+    recounted: asyncio.Event
+
+    async def _recount(self) -> None:
+        await super()._recount()
+        self.recounted.set()
+
+
 def test_slots_that_an_outage_swallowed_come_back(own_redis: OwnRedis) -> None:
     async def scenario() -> None:
         ran = asyncio.Event()
@@ -73,10 +83,15 @@ def test_slots_that_an_outage_swallowed_come_back(own_redis: OwnRedis) -> None:
             ran.set()
 
         pool = await connect(own_redis.url)
-        worker = LeasedWorker(pool, "kw:arq:test", [func(job, name="job")], max_jobs=2, timeout_s=10)
-        worker.job_counter = 2  # what two outages at the wrong moment leave behind
-        working = asyncio.create_task(worker.work())
+        worker = Watched(pool, "kw:arq:test", [func(job, name="job")], max_jobs=2, timeout_s=10)
+        worker.recounted = asyncio.Event()
+        worker.job_counter = 1  # what an outage at the wrong moment leaves behind
         await pool.enqueue_job("job", _queue_name="kw:arq:test")
+        own_redis.process.kill()
+        own_redis.process.wait()
+        working = asyncio.create_task(worker.work())
+        await asyncio.wait_for(worker.recounted.wait(), 20)
+        assert worker.job_counter == 0
         await asyncio.to_thread(own_redis.restart)
         await asyncio.wait_for(ran.wait(), 20)
         await worker.drain(1)
