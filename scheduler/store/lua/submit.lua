@@ -27,7 +27,6 @@ if ahead >= tonumber(cap) or (max_queue ~= '' and ahead >= tonumber(max_queue)) 
 end
 
 local function hand_to(id, w)
-  redis.call('ZREM', parked, id)
   if (w[2] and w[2] ~= '') or not w[3] or w[4] == 'TERMINATED' then return false end
   local message = claim_message(request_id, 1, mode, now_text, gateway, '', call, body)
   -- nobody hears it: the supervisor is gone, so the next one gets it
@@ -37,18 +36,28 @@ end
 -- Workers of the current revision first: those of an earlier one serve until one of its own is ready.
 local function hand_off()
   if ahead > 0 then return nil end
-  local earlier = {}
-  for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', parked, '+inf', now, 'LIMIT', 0, 5)) do
-    local w = redis.call('HMGET', worker_prefix .. id, 'revision', 'stop_requested', 'lease_ms', 'state', 'in_flight')
+  local earlier, worker, w = nil, nil, nil
+  for _ = 1, 5 do
+    local last = redis.call('ZPOPMAX', parked)
+    local id = last[1]
+    if not id or tonumber(last[2]) < now then break end
+    w = redis.call('HMGET', worker_prefix .. id, 'revision', 'stop_requested', 'lease_ms', 'state', 'in_flight')
     if w[1] ~= revision then
-      table.insert(earlier, { id, w })
+      earlier = earlier or {}
+      table.insert(earlier, { id, last[2], w })
     elseif hand_to(id, w) then
-      return id, w
+      worker = id
+      break
     end
   end
-  for _, one in ipairs(earlier) do
-    if hand_to(one[1], one[2]) then return one[1], one[2] end
+  for _, one in ipairs(earlier or {}) do
+    if worker then
+      redis.call('ZADD', parked, one[2], one[1])
+    elseif hand_to(one[1], one[3]) then
+      worker, w = one[1], one[3]
+    end
   end
+  return worker, w
 end
 
 local deadline = ''
