@@ -20,6 +20,7 @@ from scheduler.store.records import (
     EnvironmentRecord,
     HostRecord,
     LogEntry,
+    Outcome,
     RequestRecord,
     RequestState,
     RevisionRecord,
@@ -98,10 +99,21 @@ def status(record: RequestRecord, urls: Json, logs: Sequence[LogEntry] | None) -
     body["metrics"] = {} if seconds is None else {"inference_time": seconds}
     if record.state in (RequestState.ERROR, RequestState.CANCELLED):
         code = f"Invalid status code: {outcome.status}" if outcome is not None else "The request failed"
-        body["error"] = record.error or code
+        body["error"] = record.error or _platforms_words(outcome) or code
         if record.error_type is not None:
             body["error_type"] = record.error_type
     return (200 if record.state.terminal else 202), body
+
+
+def _platforms_words(outcome: Outcome | None) -> str | None:
+    """The sentence of an error that is the platform's own; what apps answer is theirs and stays in the result."""
+    if outcome is None or outcome.error_type is None:
+        return None
+    try:
+        detail = orjson.loads(outcome.body)["detail"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return detail if isinstance(detail, str) else None
 
 
 def _status_name(state: RequestState) -> str:
@@ -137,6 +149,7 @@ def app(record: AppRecord, urls: Json, seen: AppSeen | None = None, revision: Re
         body["queue"] = {"queued": seen.queued, "delayed": seen.delayed, "in_progress": seen.in_progress}
         body["workers"] = [worker(item) for item in seen.workers]
     if revision is not None:
+        body["class_name"], body["entry_file"] = revision.spec.class_name, revision.spec.entry_file
         body["machine_types"] = list(revision.spec.machine_types)
         body["endpoints"] = endpoints(revision, urls)
         body["last_startup_error"] = revision.last_startup_error
@@ -170,6 +183,8 @@ def revision(record: RevisionRecord, current: bool) -> Json:
         "error": record.error,
         "environment_key": record.environment_key,
         "bundle_hash": record.bundle_hash,
+        "class_name": record.spec.class_name,
+        "entry_file": record.spec.entry_file,
         "machine_types": list(record.spec.machine_types),
         "last_startup_error": record.last_startup_error,
     }

@@ -127,6 +127,8 @@ class ControlServer:
                 "revision": request.path_params["revision"],
                 "auth": body["spec"]["auth"] or "private",
                 "ephemeral": body["ephemeral"],
+                "class_name": body["spec"]["class_name"],
+                "entry_file": body["spec"]["entry_file"],
                 "scaling": body["spec"]["scaling"],
                 "created_at": "2025-01-02T03:04:05+00:00",
                 "workers": [],
@@ -187,6 +189,9 @@ class ControlServer:
         return JSONResponse({"items": [worker | {"stages": {"fork": 0.1, "setup": 1.25, "total": 1.4}, "served": 3}]})
 
     async def _revisions(self, request: Request) -> Response:
+        app = _name(request)
+        if app not in self.apps and not any(app.endswith(f"/{d['spec']['name']}") for d in self.deployments):
+            return JSONResponse({"items": []})
         return JSONResponse({"items": [{"revision": "rev1", "state": "READY", "message": "first", "current": True}]})
 
     async def _keys(self, request: Request) -> Response:

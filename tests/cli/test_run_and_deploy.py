@@ -266,3 +266,51 @@ def test_wrong_class_name_is_one_message_and_starts_nothing(
     done = fal("run", "app.py::Greter", code=1)
     assert re.search(r"✗ app.py has no class 'Greter'\.\n  Cause: .*Greeter\.\n  Next:  did you mean app", done.stderr)
     assert control.deployments == []
+
+
+SMALL = """
+import fal
+
+
+class {name}(fal.App):
+    @fal.endpoint("/")
+    def run(self) -> int:
+        return 1
+"""
+
+
+def test_a_deploy_says_that_it_replaces_another_app(control: ControlServer, fal: Fal, tmp_path: Path) -> None:
+    """S11 and S12 both became app `s`, for digits vanish from names: the second deploy put itself in the place of the
+    first without a word."""
+    for name in ("S11", "S12"):
+        (tmp_path / f"{name.lower()}.py").write_text(SMALL.format(name=name))
+    first = fal("deploy", "s11.py").stdout
+    assert "! the digits of S11 are left out of the app's name, 's'; --app-name gives another." in first
+    assert "Warning" not in first
+    assert "Warning" not in fal("deploy", "s11.py").stdout
+    second = fal("deploy", "s12.py").stdout
+    assert "Warning: app 's' was made from S11 in s11.py; this deploy puts S12 of s12.py in its place." in second
+    assert "--app-name" in second.partition("Next:")[2]
+    assert "fal apps set-rev s rev2" in second
+    named = fal("deploy", "s11.py", "--app-name", "s-11").stdout
+    assert "digits" not in named
+    assert "Warning" not in named
+
+
+def test_run_says_a_name_that_lost_its_digits(
+    control: ControlServer, tmp_path: Path, start: Callable[..., Process]
+) -> None:
+    (tmp_path / "s11.py").write_text(SMALL.format(name="S11"))
+    running = start("run", "s11.py")
+    running.wait_for("Its log:")
+    assert "the digits of S11 are left out of the app's name, 's'" in running.output
+    running.end(signal.SIGINT)
+
+
+def test_only_the_first_deploy_is_called_the_first(
+    control: ControlServer, fal: Fal, start: Callable[..., Process]
+) -> None:
+    """After a failed build the next deploy was greeted as the first again, as if nothing had been kept of it."""
+    control.build = [*BUILD, {"type": "state", "state": "FAILED", "error": "no such package"}]
+    assert "First deploy" in fal("deploy", "app.py", code=1).stdout
+    assert "First deploy" not in fal("deploy", "app.py", code=1).stdout

@@ -54,6 +54,7 @@ def test_an_app_as_its_owner_sees_it(gateway: RunningGateway, client: httpx.Clie
     shown = client.get(f"/api/v1/apps/{app}").json()
     assert (shown["app"], shown["auth"], shown["ephemeral"]) == (app, "private", False)
     assert shown["scaling"]["max_concurrency"] == 2
+    assert (shown["class_name"], shown["entry_file"]) == ("Hello", "hello.py")
     assert shown["queue"] == {"queued": 0, "delayed": 0, "in_progress": 0}
     assert shown["machine_types"] == ["S"]
     assert shown["urls"] == {"sync": f"{gateway.url}/{app}", "queue": f"{gateway.url}/queue/{app}"}

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 
 from fal._spec import Auth
-from fal.cli.options import ignored_options, json_option
+from fal.cli.options import ignored_options, items_of, json_option
 
 
 @click.command("deploy")
@@ -51,6 +51,7 @@ def command(
     from fal._server import ControlApi
     from fal.cli.building import Delivery
     from fal.cli.console import Screen, print_json
+    from fal.cli.summary import note_lost_digits
 
     as_json = as_json or output == "json"
     screen = Screen(to_stderr=as_json)
@@ -60,8 +61,11 @@ def command(
     api = ControlApi(_server(loaded.spec.machine_types))
     name = loaded.spec.name
     screen.line(f"Deploying {loaded.cls.__name__!r} as app {name!r}", "bold")
+    note_lost_digits(screen, loaded)
     known = _existing(api, name)
-    if known is None:
+    if known is not None:
+        _warn_of_replacing(known, loaded, screen)
+    elif not items_of(api.json("GET", api.app_path(name, "/revisions"))):  # else an earlier deploy did not get through
         screen.line(f"First deploy of {name}. Tip: `fal run` tries an app without giving it a name.", "dim")
     built = Delivery(api, screen).send(
         loaded,
@@ -108,6 +112,21 @@ def _existing(api: Any, name: str) -> dict[str, Any] | None:
         return None
     content = response.json()
     return content if isinstance(content, dict) else {}
+
+
+def _warn_of_replacing(known: dict[str, Any], loaded: Any, screen: Any) -> None:
+    """Two classes can come to one name by chance, and a deploy would put the one in the other's place."""
+    before, spec = (known.get("class_name"), known.get("entry_file")), loaded.spec
+    if None in before or before == (spec.class_name, spec.entry_file):
+        return
+    screen.warning(
+        f"app {spec.name!r} was made from {before[0]} in {before[1]}; this deploy puts {spec.class_name} of "
+        f"{spec.entry_file} in its place."
+    )
+    screen.line(
+        f"  Next:  if it is another app, give it a name of its own with --app-name, and take the old one back with "
+        f"`fal apps set-rev {spec.name} {known.get('revision')}`."
+    )
 
 
 def _show(built: Any, loaded: Any, screen: Any) -> None:

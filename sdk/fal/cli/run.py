@@ -46,6 +46,7 @@ def command(
     from fal._loading import load
     from fal._platform import guess_check
     from fal.cli.console import Screen
+    from fal.cli.summary import note_lost_digits
 
     _end_on_signals()
     check = None if cpu_fallback or machine_type else guess_check(Path(ref.partition("::")[0]))
@@ -56,6 +57,7 @@ def command(
             check.stop()
         raise
     screen = Screen()
+    note_lost_digits(screen, loaded)
     with _server(loaded, cpu_fallback, screen, check) as platform:
         if auth is None:
             screen.warning(

@@ -5,7 +5,10 @@ The same for ``fal run`` and ``fal deploy``.
 
 from __future__ import annotations
 
+import re
+
 from fal._loading import LoadedApp
+from fal._settings import app_name_of
 from fal.cli.building import Built
 from fal.cli.console import Screen
 from fal.cli.example_call import curl_command, example_body
@@ -15,6 +18,13 @@ _AUTH_MEANING = {
     "private": "only the owner's keys can call it",
     "shared": "anybody with a key of this server can call it",
 }
+
+
+def note_lost_digits(screen: Screen, loaded: LoadedApp) -> None:
+    """Say the name that was made of a class's name by leaving its digits out: ``S11`` and ``S12`` are both ``s``."""
+    class_name, name = loaded.cls.__name__, loaded.spec.name
+    if name == app_name_of(class_name) and re.search(r"\d", class_name) and not re.search(r"\d", name):
+        screen.note(f"the digits of {class_name} are left out of the app's name, {name!r}; --app-name gives another.")
 
 
 def show_addresses(screen: Screen, built: Built, loaded: LoadedApp) -> None:
