@@ -57,7 +57,7 @@ def main() -> None:
     type=click.Choice(["always", "everysec"]),
     default=None,
     help="How durable an accepted request is: 'always' survives a power cut, 'everysec' is faster and may lose the "
-    "last second then.  [default: always; everysec with --ephemeral]",
+    "last seconds then.  [default: always; everysec with --ephemeral]",
 )
 @click.option("--cpu-fallback", is_flag=True, help="Let this machine's CPU stand in for GPU types: slow, and says so.")
 @click.option("--offer", default=None, metavar="TYPE=N", help="Machine types this host serves, e.g. GPU-A100=2.")

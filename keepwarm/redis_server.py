@@ -130,7 +130,7 @@ def start(state_dir: Path, fsync: Fsync, *, timeout: float = 20.0) -> subprocess
 
     Args:
         state_dir: holds ``redis/`` (the append-only file) and ``logs/redis.log``; made when missing.
-        fsync: ``always`` survives a power cut; ``everysec`` may lose the last second then.
+        fsync: ``always`` survives a power cut; ``everysec`` may lose the last seconds then.
         timeout: seconds to wait for the first answer; loading a large append-only file takes long.
 
     Raises:
