@@ -172,7 +172,10 @@ class WebhookSender:
         try:
             if 200 <= response.status_code < 300:
                 return Try(True, f"status {response.status_code}")
-            return Try(False, f"status {response.status_code}: {await _beginning(response)}".rstrip(": "))
+            said = f"status {response.status_code}: {await _beginning(response)}".rstrip(": ")
+            if 300 <= response.status_code < 400:
+                return Try(False, f"{said} (redirects are not followed; give the address itself)", final=True)
+            return Try(False, said, final=response.status_code == 410)  # 410: the receiver wants no more of it
         finally:
             await response.aclose()
 

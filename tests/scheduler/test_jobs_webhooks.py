@@ -127,6 +127,20 @@ def test_a_private_target_is_a_dead_letter_at_once(redis_url: str, tmp_path: Pat
     run(scenario())
 
 
+@pytest.mark.parametrize("path", ["/301", "/410"])
+def test_what_no_later_try_can_change_is_a_dead_letter_at_once(redis_url: str, tmp_path: Path, path: str) -> None:
+    """A receiver that had moved, or said that it wants no more (410), was called ten times over 16 hours."""
+
+    async def scenario() -> None:
+        async with receiver() as server, jobs(redis_url, tmp_path, allow_private_webhooks=True) as store:
+            await finished(store, "q1", server.url(path))
+            assert await await_until(lambda: _dead(store), "the delivery to be given up") == ["q1"]
+            assert [r.path for r in server.received] == [path]
+            assert await _empty(store)
+
+    run(scenario())
+
+
 def test_a_try_that_nobody_recorded_is_made_again(redis_url: str, tmp_path: Path) -> None:
     """The process is killed between the receiver's 200 and the outbox: the receiver sees the same id twice, never a
     lost result."""

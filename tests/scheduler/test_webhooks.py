@@ -139,13 +139,16 @@ def test_numbers_arrive_as_the_app_wrote_them() -> None:
 
 def test_an_error_answer_is_no_delivery_and_its_first_line_is_kept() -> None:
     assert deliver("/500")[0] == Try(False, "status 500: out of order")
-    assert deliver("/410")[0] == Try(False, "status 410")
 
 
 def test_redirects_are_not_followed() -> None:
     ended, received = deliver("/301")
-    assert not ended.delivered
+    assert ended == Try(False, "status 301 (redirects are not followed; give the address itself)", final=True)
     assert [r.path for r in received] == ["/301"]
+
+
+def test_a_receiver_that_is_gone_for_good_is_given_up() -> None:
+    assert deliver("/410")[0] == Try(False, "status 410", final=True)
 
 
 def test_a_server_that_never_answers_costs_the_total_timeout_and_no_more() -> None:
