@@ -28,6 +28,7 @@ from envbuilder import BuildSettings
 from keepwarm import jobs_builds, jobs_webhooks
 from keepwarm.jobs_builds import Builds
 from keepwarm.jobs_chores import evict_environments, sweep_files, sweep_payloads
+from keepwarm.jobs_outage import Outage
 from keepwarm.jobs_webhooks import Webhooks
 from keepwarm.jobs_worker import LeasedWorker, connect
 from scheduler.control.stderr_log import log_to_stderr
@@ -118,12 +119,14 @@ class Jobs:
         self._pool = pool
         self._settings = settings
         self._sender = WebhookSender(load_or_create(settings.data_dir), allow_private=settings.allow_private_webhooks)
+        self._outage = Outage()
         self._build_worker = LeasedWorker(
             pool,
             jobs_builds.QUEUE,
             [func(self._build, name="build_environment")],
             max_jobs=settings.max_builds,
             timeout_s=BUILD_TIMEOUT_S,
+            outage=self._outage,
         )
         self._delivery_worker = LeasedWorker(
             pool,
@@ -131,13 +134,14 @@ class Jobs:
             [func(self._deliver, name="deliver_webhook", timeout=TOTAL_TIMEOUT_S * 2)],
             max_jobs=settings.max_deliveries,
             timeout_s=BUILD_TIMEOUT_S,
+            outage=self._outage,
             cron_jobs=[
                 cron(self._sweep, name="cron:sweep", minute=set(range(0, 60, 10)), keep_result=0),
                 cron(self._evict, name="cron:evict", hour={3}, minute={17}, keep_result=0),
             ],
         )
-        self._builds = Builds(store, pool, settings.builds, self._build_worker.nudge)
-        self._webhooks = Webhooks(store, pool, self._sender, self._delivery_worker.nudge)
+        self._builds = Builds(store, pool, settings.builds, self._build_worker.nudge, self._outage)
+        self._webhooks = Webhooks(store, pool, self._sender, self._delivery_worker.nudge, self._outage)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -172,13 +176,14 @@ class Jobs:
                 raise result
 
     async def _announce(self) -> None:
-        """Signs of life for the health check."""
+        """Signs of life for the health check; also what finds out that Redis is back."""
         while True:
             try:
                 await self._store.services.announce("jobs", socket.gethostname())
+                self._outage.over()
             except StoreError as error:
-                log.warning("cannot reach the store", error=str(error))
-            await asyncio.sleep(5.0)
+                self._outage.noticed(error)
+            await asyncio.sleep(0.5 if self._outage.lasts else 5.0)
 
     async def _build(self, ctx: dict[str, Any], key: str) -> None:
         try:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 import envbuilder
 from envbuilder import BuildError, BuildSettings, Environment
+from keepwarm.jobs_outage import Outage
 from scheduler.control import outcomes
 from scheduler.store import Store, StoreError
 from scheduler.store.records import (
@@ -45,15 +46,22 @@ class Builds:
         pool: arq's.
         settings: how this machine builds.
         enqueued: called after a job was put into ``QUEUE``.
+        outage: is told when Redis does not answer.
     """
 
     def __init__(
-        self, store: Store, pool: ArqRedis, settings: BuildSettings, enqueued: Callable[[], None] = lambda: None
+        self,
+        store: Store,
+        pool: ArqRedis,
+        settings: BuildSettings,
+        enqueued: Callable[[], None] = lambda: None,
+        outage: Outage | None = None,
     ) -> None:
         self._store = store
         self._pool = pool
         self._settings = settings
         self._enqueued = enqueued
+        self._outage = outage or Outage()
 
     async def relay(self) -> None:
         """Hand build requests to arq until cancelled."""
@@ -66,7 +74,7 @@ class Builds:
                 if len(handed_on) == len(tickets):
                     continue
             except (StoreError, RedisError, OSError) as error:
-                log.warning("cannot hand builds on", error=str(error))
+                self._outage.noticed(error)
             await asyncio.sleep(_RETRY_S)
 
     async def _enqueue(self, key: str) -> bool:

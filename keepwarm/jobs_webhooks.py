@@ -17,6 +17,7 @@ from arq.connections import ArqRedis
 from arq.worker import Retry
 from redis.exceptions import RedisError
 
+from keepwarm.jobs_outage import Outage
 from scheduler.control.webhooks import WebhookSender, delay_before_next
 from scheduler.store import Store, StoreError, keys
 from scheduler.store.records import WebhookDelivery
@@ -40,15 +41,22 @@ class Webhooks:
         pool: arq's.
         sender: makes the tries.
         enqueued: called after jobs were put into ``QUEUE``.
+        outage: is told when Redis does not answer.
     """
 
     def __init__(
-        self, store: Store, pool: ArqRedis, sender: WebhookSender, enqueued: Callable[[], None] = lambda: None
+        self,
+        store: Store,
+        pool: ArqRedis,
+        sender: WebhookSender,
+        enqueued: Callable[[], None] = lambda: None,
+        outage: Outage | None = None,
     ) -> None:
         self._store = store
         self._pool = pool
         self._sender = sender
         self._enqueued = enqueued
+        self._outage = outage or Outage()
         self._busy: Counter[str] = Counter()
         self._apps: set[str | None] = set()
         self._news = asyncio.Event()
@@ -69,7 +77,7 @@ class Webhooks:
                     for app in {None} if None in apps else apps:
                         await self.hand_on(app)
                 except (StoreError, RedisError, OSError) as error:
-                    log.warning("cannot hand webhooks on", error=str(error))
+                    self._outage.noticed(error)
         finally:
             await subscription.close()
 

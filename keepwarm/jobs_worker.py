@@ -12,20 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgpack
-import structlog
 from arq.connections import ArqRedis, RedisSettings, create_pool
 from arq.constants import in_progress_key_prefix
 from arq.cron import CronJob
 from arq.worker import Function, Worker
 from redis.exceptions import RedisError
 
+from keepwarm.jobs_outage import Outage
+
 #: Seconds after which a job whose process is gone runs again, and between renewals of a living one's mark.
 LEASE_S = 6.0
 RENEW_S = 1.5
 #: Seconds between two looks for due jobs; those enqueued in this process are looked at at once.
 POLL_S = 0.5
-
-log = structlog.get_logger("jobs")
 
 
 def pack(job: dict[str, Any]) -> bytes:
@@ -59,6 +58,7 @@ class LeasedWorker(Worker):
         queue_name: jobs of one kind have a queue of their own, so that long ones never hold up short ones.
         max_jobs: jobs at once.
         timeout_s: longest run of one job.
+        outage: is told when Redis does not answer.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class LeasedWorker(Worker):
         max_jobs: int,
         timeout_s: float,
         cron_jobs: Sequence[CronJob] = (),
+        outage: Outage | None = None,
     ) -> None:
         super().__init__(
             functions,
@@ -88,6 +89,7 @@ class LeasedWorker(Worker):
         )
         self.in_progress_timeout_s = LEASE_S
         self._nudged = asyncio.Event()
+        self._outage = outage or Outage()
 
     def nudge(self) -> None:
         """A job was enqueued: look now instead of at the next poll."""
@@ -109,7 +111,7 @@ class LeasedWorker(Worker):
                 try:
                     await self.main()
                 except (RedisError, OSError) as error:
-                    log.warning("Redis does not answer", queue=self.queue_name, error=str(error))
+                    self._outage.noticed(error)
                     await asyncio.sleep(0.5)
                     await self._recount()
         finally:

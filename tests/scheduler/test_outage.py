@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from scheduler.store.records import RevisionState
 from tests.scheduler.stub_host import deploy, ended, platform, submit
 from tests.scheduler.test_jobs_builds import Builder, jobs, register, state
 from tests.support.loop import run
+from tests.support.waiting import wait_until
 
 
 class OwnRedis:
@@ -63,6 +68,33 @@ def test_builds_and_deliveries_go_on_after_outages(
             assert len(builder.built) >= 4
 
     run(scenario())
+
+
+def test_an_outage_is_one_line_and_its_end_another(own_redis: OwnRedis, tmp_path: Path) -> None:
+    """Every duty of the jobs service told of every try that failed: four lines a second for as long as Redis was away,
+    and none when it was back."""
+    log = tmp_path / "jobs.log"
+    environ = {**os.environ, "KEEPWARM_REDIS_URL": own_redis.url, "KEEPWARM_DATA": str(tmp_path)}
+
+    def said(words: str) -> int:
+        return log.read_text().count(words)
+
+    with log.open("wb") as stream:
+        process = subprocess.Popen([sys.executable, "-P", "-m", "keepwarm.jobs"], env=environ, stderr=stream)
+    try:
+        wait_until(lambda: said("ready"), "the jobs service to be ready", 30)
+        own_redis.process.kill()
+        own_redis.process.wait()
+        gone = time.monotonic()
+        wait_until(lambda: said("does not answer"), "the outage to be noticed", 30)
+        wait_until(lambda: time.monotonic() > gone + 4, "eight tries to have failed", 10)
+        assert said("\n") == said("ready") + 1, log.read_text()
+        own_redis.restart()
+        wait_until(lambda: said("answers again"), "the end of the outage to be noticed", 30)
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert said("does not answer") == said("answers again") == 1
 
 
 class Watched(LeasedWorker):
