@@ -71,11 +71,10 @@ class Queue:
         needed = "PUT" if what == "/cancel" else "GET"
         if method != needed and not (method == "HEAD" and needed == "GET"):
             raise method_not_allowed(method, needed)
-        await self._access.open(app, head.authorization)
         asked = match["id"]
         own.append((b"x-fal-request-id", asked.encode() if _REQUEST_ID.fullmatch(asked) else request_id.encode()))
-        record = await self._store.requests.get(app, asked) if _REQUEST_ID.fullmatch(asked) else None
-        if record is None or record.mode != "queued":
+        record = await self._find(app, asked, head.authorization)
+        if record is None:
             return await respond(send, 404, [_JSON, *own], wire.NOT_FOUND)
         if what == "/cancel":
             return await self._cancel(send, record, own)
@@ -86,6 +85,21 @@ class Queue:
         if what == "/status":
             return await self._status(send, record, urls, with_logs, own)
         await self._streams.tell(self._story(record, urls, with_logs), receive, send, own)
+
+    async def _find(self, app: str, asked: str, authorization: bytes | None) -> RequestRecord | None:
+        """The request, when the caller may see it. Requests outlive their app: what was accepted can be asked for."""
+        alive = await self._access.exists(app)
+        if alive:
+            await self._access.open(app, authorization)
+        record = await self._store.requests.get(app, asked) if _REQUEST_ID.fullmatch(asked) else None
+        if record is not None and record.mode != "queued":
+            record = None
+        if not alive:
+            if record is None:
+                await self._access.open(app, authorization)  # the 404 that names a nearer app
+            else:
+                await self._access.open_left_behind(app, authorization)
+        return record
 
     async def _submit(
         self,

@@ -19,9 +19,9 @@ from scheduler.store.records import AppRecord, Submission
 from . import answers, cors, incoming
 from .addresses import Addresses, split_app
 from .asgi import BODILESS, Headers, Receive, Scope, Send, respond, start
-from .auth import Keys, check_app
+from .auth import Keys, check_app, check_owner
 from .directory import Directory
-from .errors import CallerGone, Refusal, method_not_allowed
+from .errors import CallerGone, Refusal, method_not_allowed, unauthorized
 from .incoming import Head
 from .limits import Limits
 from .results import Results, Waiter
@@ -61,6 +61,22 @@ class Access:
         key = await self._keys.identify(authorization)
         check_app(record, key)
         return record, key.owner if key is not None else None
+
+
+    async def exists(self, app: str) -> bool:
+        """Whether the app is there; asked before ``open`` where more than the app may be meant."""
+        return (self._directory.fresh(app) or await self._directory.find(app)) is not None
+
+    async def open_left_behind(self, app: str, authorization: bytes | None) -> None:
+        """Check that the caller may see what a deleted app has left. Who could call it is forgotten with it.
+
+        Raises:
+            Refusal: 401 and 403 for a missing or wrong key.
+        """
+        key = await self._keys.identify(authorization)
+        if key is None:
+            raise unauthorized(f'The app "{app}" was deleted. Its requests can still be read with a key of its owner.')
+        check_owner(app.split("/", 1)[0], key)
 
 
 def app_headers(head: Head, app: str, route: str, request_id: str, caller: str | None) -> tuple[tuple[str, str], ...]:

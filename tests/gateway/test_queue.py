@@ -301,3 +301,36 @@ def test_a_direct_request_is_not_visible_in_the_queue(gateway: RunningGateway, c
     gateway.worker(app)
     request_id = client.post(f"/{app}", content=b"{}").headers["x-fal-request-id"]
     assert client.get(f"/queue/{app}/requests/{request_id}").status_code == 404
+
+
+def test_requests_outlive_their_app(gateway: RunningGateway, client: httpx.Client) -> None:
+    """Deleting an app made accepted requests vanish: the URLs from the submit answered 404 though the results were
+    kept. What waited ends with the cause, what has ended can be fetched; only the owner may look, as nobody knows any
+    more who could call the app."""
+    app = gateway.app()
+    worker = gateway.worker(app)
+    done = submit(client, app)
+    completed(client, done["status_url"])
+    gateway.call(worker.stop())
+    waiting = submit(client, app)
+    stranger, secret = gateway.call(gateway.store.keys.create("stranger", "tests"))
+    with gateway.owner_client() as owner:
+        assert owner.delete(f"/api/v1/apps/{app}").status_code in (200, 204)
+        assert owner.get(done["response_url"]).json() == {"a": 1}
+        assert owner.get(done["status_url"]).json()["status"] == "COMPLETED"
+        ended = owner.get(waiting["status_url"] + "?logs=1")
+        assert (ended.status_code, ended.json()["status"]) == (200, "COMPLETED")
+        assert ended.json()["error"] == "The app was deleted while the request waited."
+        assert ended.json()["error_type"] == "runner_scheduling_failure"
+        result = owner.get(waiting["response_url"])
+        assert (result.status_code, result.json()["detail"]) == (404, "The app was deleted while the request waited.")
+        assert owner.put(waiting["cancel_url"]).json() == {"status": "ALREADY_COMPLETED"}
+        assert owner.get(waiting["status_url"] + "/stream").text.count("data: ") == 1
+        assert owner.post(f"/queue/{app}", content=b"{}").status_code == 404
+        unknown = owner.get(f"/queue/{app}/requests/00000000-0000-4000-8000-000000000000/status")
+        assert unknown.status_code == 404
+    for url in (done["response_url"], waiting["status_url"], waiting["cancel_url"]):
+        method = "PUT" if url.endswith("cancel") else "GET"
+        assert client.request(method, url).status_code == 401
+        foreign = client.request(method, url, headers={"authorization": f"Key {stranger.key_id}:{secret}"})
+        assert foreign.status_code == 403
