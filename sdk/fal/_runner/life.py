@@ -55,6 +55,7 @@ class Life:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._orphaned = False
+        self._gives_hints = False
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -116,9 +117,11 @@ class Life:
     def _serve(self, app: FastAPI) -> None:
         from fal._routes import plain_routes
         from fal._runner.serving import Serving
+        from fal.app import App
 
         assert self._loop is not None
         assert self._instance is not None
+        self._gives_hints = type(self._instance).provide_hints is not App.provide_hints
         self._serving = Serving(
             app,  # type: ignore[arg-type]
             self._channel,
@@ -145,21 +148,23 @@ class Life:
         self._files.latest_base_url = base_url
 
     def _extra_headers(self) -> Headers:
-        from fal._routes import hints_header
-
-        assert self._instance is not None
         headers: Headers = []
         if self._start.cpu_fallback_for:
             headers.append((b"x-keepwarm-device", self._device().encode("latin-1", "replace")))
-        if type(self._instance).provide_hints is not _no_hints():
-            try:
-                hints = hints_header(self._instance)
-            except Exception as error:  # noqa: BLE001 - user code; a missing hint must not cost the answer
-                self._output.exception(error)
-                hints = None
-            if hints:
-                headers.append((b"x-fal-runner-hints", hints.encode("latin-1")))
+        if self._gives_hints:
+            headers += self._hints()
         return headers
+
+    def _hints(self) -> Headers:
+        from fal._routes import hints_header
+
+        assert self._instance is not None
+        try:
+            hints = hints_header(self._instance)
+        except Exception as error:  # noqa: BLE001 - user code; a missing hint must not cost the answer
+            self._output.exception(error)
+            return []
+        return [(b"x-fal-runner-hints", hints.encode("latin-1"))] if hints else []
 
     def _device(self) -> str:
         if self._start.cpu_fallback_for:
@@ -212,12 +217,6 @@ def _summary(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f" (add the package that provides it to requirements, or {error.name!r} to local_python_modules)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _no_hints() -> object:
-    from fal.app import App
-
-    return App.provide_hints
 
 
 def _announce(start: Start) -> None:
