@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from .asgi import Receive
 from .control import Control, answer, head_of
-from .errors import bad_request
+from .errors import CallerGone, bad_request, object_too_large
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_HASHES = 20_000
+#: Bytes written at once.
+_BLOCK = 1024 * 1024
 
 
 class Bundles:
@@ -40,14 +44,40 @@ class Bundles:
         return answer({"missing": await asyncio.to_thread(self._control.store.bundles.missing, hashes)})
 
     async def put(self, request: Request) -> Response:
-        """One file. The name is checked against the content."""
+        """One file, onto the disk as it comes. The name is checked against the content.
+
+        Raises:
+            Refusal: 400 for another content, 413 for a file that is too large.
+        """
         await self._control.caller(request)
         sha256 = request.path_params["sha256"]
         if not _SHA256.fullmatch(sha256):
             raise bad_request(f"{sha256[:80]!r} is no SHA-256 in lower-case hex.")
-        body = await self._control.limits.read_body(request.receive, head_of(request).content_length)
+        declared = head_of(request).content_length or 0
+        most = self._control.settings.max_object_bytes
+        if declared > most:
+            raise object_too_large(most)
         try:
-            await asyncio.to_thread(self._control.store.bundles.put, sha256, body)
+            with self._control.store.bundles.writing(sha256, declared) as write:
+                async for block in _blocks(request.receive, most):
+                    await asyncio.to_thread(write, block)
         except ValueError as error:
             raise bad_request(f"The file was not stored: {error}.") from None
         return Response(status_code=204)
+
+
+async def _blocks(receive: Receive, most: int) -> AsyncIterator[bytes]:
+    """The body in pieces that are worth a thread each."""
+    size, block, more = 0, bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        block += message["body"]
+        more = message["more_body"]
+        if len(block) >= _BLOCK or not more:
+            size += len(block)
+            if size > most:
+                raise object_too_large(most)
+            yield bytes(block)
+            block.clear()

@@ -107,6 +107,16 @@ def too_large(limit: int) -> Refusal:
     return Refusal(413, detail, "bad_request")
 
 
+def object_too_large(limit: int) -> Refusal:
+    """413, for a source file."""
+    return Refusal(
+        413,
+        f"The file is over the limit of {limit} bytes for files that come with an app. Download it in setup() instead, "
+        "into /data where it stays, or leave it out of the app's folder.",
+        "bad_request",
+    )
+
+
 def overloaded(detail: str) -> Refusal:
     """503 with a short Retry-After: the same request may work in a moment."""
     return Refusal(503, detail, "runner_scheduling_failure", ((b"retry-after", b"1"),))

@@ -62,7 +62,6 @@ class Access:
         check_app(record, key)
         return record, key.owner if key is not None else None
 
-
     async def exists(self, app: str) -> bool:
         """Whether the app is there; asked before ``open`` where more than the app may be meant."""
         return (self._directory.fresh(app) or await self._directory.find(app)) is not None

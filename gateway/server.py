@@ -26,6 +26,8 @@ from .settings import Settings
 
 #: Bytes a second that a body must bring on average.
 _SLOWEST_BODY = 16 * 1024
+#: Where source files are sent to.
+_OBJECTS = "/api/v1/bundles/objects/"
 
 
 #: Headers of answers that change how the connection goes on.
@@ -120,6 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     max_head = 16 * 1024
     max_body_wire = 128 * 1024 * 1024  # framing included
+    max_object_wire = 2048 * 1024 * 1024  # of a source file, which is never held in memory
     head_timeout = 10.0
     body_timeout = 30.0
 
@@ -168,7 +171,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_timer()
             self._body_began = self.loop.time()
             self._timer = self.loop.call_later(self.body_timeout, self._body_too_slow)
-        self._check_wire(size, self.max_body_wire)
+        is_object = self.scope["path"].startswith(_OBJECTS)
+        self._check_wire(size, self.max_object_wire if is_object else self.max_body_wire)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -280,6 +284,7 @@ def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
     bounds = {
         "max_head": settings.max_header_bytes,
         "max_body_wire": 2 * settings.max_body_bytes + 65536,
+        "max_object_wire": 2 * settings.max_object_bytes + 65536,
         "head_timeout": settings.header_timeout,
         "body_timeout": settings.body_timeout,
     }

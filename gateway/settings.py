@@ -28,6 +28,7 @@ class Settings:
         public_url: base of every URL handed out, without a final slash; None: what the caller's Host header says.
         listen_fd: an inherited listening socket; wins over host and port.
         max_body_bytes: larger request bodies get 413.
+        max_object_bytes: larger source files get 413; they go to the disk as they come.
         max_buffered_bytes: bodies being received or handed to the store, of all callers together; beyond it 503.
         max_header_bytes: request line and headers together.
         header_timeout: from the first byte (or the connect) to the last header.
@@ -50,6 +51,7 @@ class Settings:
     tls_certificate: str | None = None
     tls_key: str | None = None
     max_body_bytes: int = 64 * 1024 * 1024
+    max_object_bytes: int = 1024 * 1024 * 1024
     max_buffered_bytes: int = 1024 * 1024 * 1024
     max_header_bytes: int = 16 * 1024
     header_timeout: float = 10.0

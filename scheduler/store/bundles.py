@@ -5,11 +5,12 @@ Calls block on the disk. What belongs into a bundle is the SDK's choice.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from fal._spec import BundleFile
@@ -36,11 +37,31 @@ class BundleStore:
         Raises:
             ValueError: the content has another hash. StoreFull: the disk has no room for it.
         """
+        with self.writing(sha256, len(data)) as write:
+            write(data)
+
+    @contextlib.contextmanager
+    def writing(self, sha256: str, size: int) -> Iterator[Callable[[bytes], None]]:
+        """Stores one file's content piece by piece: yields what takes a piece. Nothing is kept of a broken upload.
+
+        Args:
+            size: bytes that are to come, as far as known.
+
+        Raises:
+            ValueError: the content has another hash. StoreFull: the disk has no room for it.
+        """
+        digest = hashlib.sha256()
         target = self._object(sha256)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise ValueError(f"the content does not have the SHA-256 {sha256}")
-        with whole_file(target, len(data), self._floor) as file:
-            file.write(data)
+        with whole_file(target, size, self._floor) as file:
+
+            def write(data: bytes) -> None:
+                require_room(target.parent, len(data), self._floor)
+                digest.update(data)
+                file.write(data)
+
+            yield write
+            if digest.hexdigest() != sha256:
+                raise ValueError(f"the content does not have the SHA-256 {sha256}")
 
     def bundle_hash(self, files: Iterable[BundleFile]) -> str:
         """The identity of a set of files: paths, contents and which are executable; order does not matter.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -231,3 +232,31 @@ def test_a_build_that_nobody_follows_any_more_costs_nothing(gateway: RunningGate
     with client.stream("GET", f"/api/v1/deployments/{made['app']}/{made['revision']}/events"):
         wait_until(lambda: gateway.gateway.limits.waiting == before + 1, "the stream is counted")
     wait_until(lambda: gateway.gateway.limits.waiting == before, "the stream has ended")
+
+
+def test_a_large_source_file_goes_to_the_disk_as_it_comes(redis_server: str, tmp_path: Path) -> None:
+    """A file that comes with an app was held to the limit of request bodies, and was in memory as a whole: weights of
+    100 MB could not be deployed. Nothing is kept of what is too large, or not what its name says."""
+    gateway = RunningGateway(redis_server, tmp_path, max_body_bytes=100_000, max_object_bytes=5_000_000).start()
+    try:
+        content = bytes(range(256)) * 15_000
+        name = hashlib.sha256(content).hexdigest()
+        other = hashlib.sha256(b"other").hexdigest()
+
+        def pieces(data: bytes) -> Iterator[bytes]:  # without a declared length
+            for start in range(0, len(data), 100_000):
+                yield data[start : start + 100_000]
+
+        with gateway.owner_client() as client:
+            for body in (content, pieces(content)):
+                assert client.put(f"/api/v1/bundles/objects/{name}", content=body).status_code == 204
+            assert client.put(f"/api/v1/bundles/objects/{other}", content=pieces(content)).status_code == 400
+            for body in (bytes(5_000_001), pieces(bytes(6_000_000))):
+                refused = client.put(f"/api/v1/bundles/objects/{other}", content=body)
+                assert refused.status_code == 413
+                assert "5000000 bytes" in refused.json()["detail"]
+        folder = tmp_path / "bundles" / "objects"
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert (folder / name).read_bytes() == content
+    finally:
+        gateway.stop()
