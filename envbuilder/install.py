@@ -80,7 +80,10 @@ async def create_venv(site: Site, interpreter: Path) -> None:
         "The venv", "venv", "--quiet", "--no-project", "--python", str(interpreter), str(site.venv)
     )
     if finished.status != 0:
-        raise BuildError(f"No venv could be made with {interpreter}. Next: see uv's words below.\n{finished.text}")
+        raise BuildError(
+            f"No venv could be made with {interpreter}; uv says why. Next: try another python_version in the class.\n"
+            f"{finished.text}"
+        )
 
 
 async def install_layers(site: Site, asked: Asked, attempt: Attempt) -> None:
@@ -191,7 +194,7 @@ def failure(finished: Finished, tail: Sequence[str]) -> BuildError:
     if "build backend returned an error" in text or "Failed to build" in text:
         return SourceBuildFailed(
             "A package has no wheel that fits and did not build from its source. "
-            f"Next: pick a version with a wheel for this Python, or see its build's words below.\n{text}",
+            f"Next: pick a version with a wheel for this Python; what the build said names what it misses.\n{text}",
             tail,
         )
     if any(sign in text for sign in ("error sending request", "Failed to fetch", "dns error", "retries in")):
@@ -200,13 +203,17 @@ def failure(finished: Finished, tail: Sequence[str]) -> BuildError:
             f"settings (UV_DEFAULT_INDEX, UV_EXTRA_INDEX_URL).\n{text}",
             tail,
         )
-    return InstallFailed(f"uv could not install the packages. Next: see its words below.\n{text}", tail)
+    return InstallFailed(
+        "uv could not install the packages, and says why. Next: correct `requirements` in the class and run the same "
+        f"command again.\n{text}",
+        tail,
+    )
 
 
 def _first_cause(explanation: str) -> str:
     """uv's first sentence, when it is short enough to stand in one line."""
     sentence = " ".join(explanation.partition("cause:")[2].partition("\n\n")[0].split())
-    return sentence if 0 < len(sentence) <= 240 else "see uv's explanation below."
+    return sentence if 0 < len(sentence) <= 240 else "uv explains why."
 
 
 def installed_packages(venv: Path) -> tuple[str, ...]:

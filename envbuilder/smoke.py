@@ -73,7 +73,7 @@ async def smoke_import(names: Sequence[str], room: SmokeRoom, limits: Limits, lo
     if finished.status != 0:
         raise SmokeImportFailed(
             f'Importing "{state.get("importing")}" ended the Python process (exit status {finished.status}). '
-            "Next: see the lines below; another version of that package may fit this machine.\n" + finished.text,
+            "Next: try another version of that package, which may fit this machine.\n" + finished.text,
             log.tail,
         )
     failures = [outcome for outcome in state["outcomes"] if outcome["error"] is not None]

@@ -16,7 +16,9 @@ from fal._spec import EnvironmentSpec
 
 from envbuilder import BadRequirement, BuildError, BuildSettings, build, evict, find
 from envbuilder.errors import DiskFull, LimitReached, NoInterpreter, SmokeImportFailed, SourceBuildFailed, Unsatisfiable
+from envbuilder.install import failure
 from envbuilder.key import environment_key
+from envbuilder.process import Finished
 from tests.envbuilder.builds import PYTHON, Built, command_of, gone, spec_of, write_source_package
 from tests.envbuilder.conftest import MakeSettings
 from tests.support.loop import run
@@ -207,6 +209,15 @@ def test_the_users_own_pin_of_a_runner_package_and_layers_in_order(make_settings
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["boom", "Failed to build six", "No solution found", "dns error"])
+def test_the_next_step_is_a_step(text: str) -> None:
+    """ "Next: see its words below" stood behind uv's words, which had come with the build's log, and was no step."""
+    first, *words = failure(Finished(2, (text,)), ()).message.splitlines()
+    assert "below" not in first
+    assert " Next: " in first
+    assert text in "\n".join(words)
 
 
 def test_what_cannot_be_met_is_said_in_uvs_words(make_settings: MakeSettings) -> None:
