@@ -25,6 +25,8 @@ START_TIMEOUT = 90.0
 STOP_TIMEOUT = 45.0
 #: Bytes of log kept from earlier starts.
 LOG_LIMIT = 5 * 1024 * 1024
+#: Seconds that a platform without work may take to stop before anybody is told to wait.
+_QUIET_STOP = 2.5
 
 
 class RunLock:
@@ -181,21 +183,27 @@ class EmbeddedPlatform:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
-    def wait_gone(self, lock: RunLock) -> str | None:
+    def wait_gone(self, lock: RunLock, waiting: Callable[[], None] = lambda: None) -> str | None:
         """Wait until the platform has left by itself after ``lock`` was released.
+
+        Args:
+            waiting: called once when it takes longer than a platform without work would need.
 
         Returns:
             None when it is gone, else one sentence saying why it is still there.
         """
         if self._process is None:
             return None
-        begun = time.monotonic()
+        begun, said = time.monotonic(), False
         while time.monotonic() < begun + STOP_TIMEOUT:
             try:
                 self._process.wait(0.1)
                 return None
             except subprocess.TimeoutExpired:
                 pass
+            if not said and time.monotonic() > begun + _QUIET_STOP:
+                said = True
+                waiting()
             # It looks four times a second whether anybody is left, and withdraws its address first of all.
             record = read_record(self._folder)
             here = record is not None and record.pid == self._process.pid

@@ -110,6 +110,36 @@ def test_run_curl_interrupt(home: Path) -> None:
     assert not processes_of(home), "fal run ended before the platform that it had started"
 
 
+SLOW = """
+import time
+
+import fal
+
+
+class Slow(fal.App):
+    @fal.endpoint("/")
+    def run(self) -> int:
+        print("at work", flush=True)
+        time.sleep(6)
+        return 1
+"""
+
+
+def test_an_interrupt_during_a_request_says_what_is_waited_for(home: Path) -> None:
+    """Ctrl-C while a request ran: the command said "Removed", and then nothing for up to half a minute."""
+    (home / "slow.py").write_text(SLOW)
+    running = Running(home, str(home / "slow.py"))
+    url = running.url()
+    caller = subprocess.Popen(["curl", "-sS", "--noproxy", "*", "-X", "POST", url, "-d", "{}"], stdout=subprocess.PIPE)
+    wait_until(lambda: "at work" in running.output, "the request to run", timeout=60)
+    assert running.interrupt() == 0, running.output
+    caller.communicate(timeout=30)
+    said = running.lines.index(
+        "Waiting for the platform to stop: a request that still runs has 30 s to finish. Ctrl-C leaves it to itself."
+    )
+    assert running.lines[said - 1].startswith("Removed")
+
+
 def test_two_runs_share_one_platform(home: Path) -> None:
     """Two developers' terminals: the second run uses the first one's platform and survives the first one's end."""
     first = Running(home, "examples/hello.py::Hello")

@@ -9,6 +9,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -123,8 +124,17 @@ def _server(loaded: Any, cpu_fallback: bool, screen: Any, check: Any) -> Iterato
         yield _Platform(ControlApi(target), embedded)
     finally:
         lock.release()
-        if embedded is not None and (left := embedded.wait_gone(lock)):
+        if embedded is not None and (left := embedded.wait_gone(lock, partial(_say_waiting, loaded, screen))):
             screen.note(left)
+
+
+def _say_waiting(loaded: Any, screen: Any) -> None:
+    grace = loaded.spec.termination_grace_period_seconds
+    screen.line(
+        f"Waiting for the platform to stop: a request that still runs has {grace:g} s to finish. Ctrl-C leaves it to "
+        "itself.",
+        "dim",
+    )
 
 
 def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool) -> None:
