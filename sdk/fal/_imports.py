@@ -104,7 +104,10 @@ def parse(path: Path) -> ast.Module:
         Problem: it is not Python, or not text.
     """
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
+        source = path.read_bytes()
+        if b"\0" in source:
+            raise Problem(f"{path.name} is no Python file: it holds binary data.", next_step="check the path.")
+        return ast.parse(source, filename=str(path))
     except SyntaxError as error:
         raise Problem(f"{path.name} does not load: it is not valid Python.", detail=syntax_lines(error)) from error
     except (OSError, ValueError) as error:
@@ -113,7 +116,9 @@ def parse(path: Path) -> ast.Module:
 
 def syntax_lines(error: SyntaxError) -> list[str]:
     """Where the error is, as Python itself shows it."""
-    lines = [f'File "{error.filename}", line {error.lineno}']
+    lines = []
+    if error.filename and error.lineno:  # absent for text that is not in the encoding it should be in
+        lines.append(f'File "{error.filename}", line {error.lineno}')
     if error.text:
         text = error.text.rstrip("\n")
         column = max(0, (error.offset or 1) - 1 - (len(text) - len(text.lstrip())))

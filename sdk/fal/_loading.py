@@ -16,13 +16,16 @@ from types import ModuleType
 from typing import Any
 
 from fal._bundle import Bundle, collect, search_roots
-from fal._import_failure import explain, flat, names_requirement
+from fal._import_failure import explain, flat, names_requirement, user_frames
 from fal._imports import entry_source
 from fal._limits import APP_NAME_RULE, is_app_name
 from fal._problem import Problem, closest
 from fal._pyproject import NamedApp, app_names, find_pyproject, named_app
 from fal._settings import ATTRIBUTES, AppSettings
 from fal._spec import AppSpec, Auth, EnvironmentSpec
+
+#: Exit status of a command that Ctrl-C ended, as shells have it.
+INTERRUPTED = 130
 
 
 class LoadError(Problem):
@@ -165,8 +168,11 @@ def _run_file(file: Path, roots: Sequence[Path], settings: Mapping[str, Any]) ->
             importlib.import_module(package)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        raise
+    except KeyboardInterrupt as error:
+        frames = user_frames(error.__traceback__)
+        raise LoadError(
+            f"Interrupted while {file.name} was being imported.", detail=frames, exit_code=INTERRUPTED
+        ) from error
     except BaseException as error:  # whatever user code raises at import, SystemExit included, is theirs to read
         raise LoadError.of(explain(error, file, flat(settings.get("requirements", ())))) from error
     return module

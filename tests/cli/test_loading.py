@@ -276,3 +276,29 @@ def test_init_of_an_app_is_refused_with_the_line(tmp_path: Path) -> None:
     write(tmp_path, "app.py", dedent(HELLO) + "\n    def __init__(self, x):\n        pass\n")
     with pytest.raises(LoadError, match="setup"):
         load("app.py", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x7fELF\x02\x01\x00\x00\x00binary", "app.py is no Python file: it holds binary data."),
+        (b"name = '\xff\xfe'\n", "app.py does not load: it is not valid Python."),
+    ],
+)
+def test_a_file_that_is_no_text_has_no_line_none(tmp_path: Path, content: bytes, says: str) -> None:
+    """A binary given as the app's file was explained with `File "None", line None`."""
+    (tmp_path / "app.py").write_bytes(content)
+    with pytest.raises(LoadError) as caught:
+        load("app.py", cwd=tmp_path)
+    assert caught.value.what == says
+    assert "None" not in str(caught.value)
+
+
+def test_an_interrupt_during_the_import_says_where(tmp_path: Path) -> None:
+    """Ctrl-C while an import hung ended the command without a word, so that nobody learned where it had hung."""
+    write(tmp_path, "app.py", "def wait():\n    raise KeyboardInterrupt\n\n\nwait()\n")
+    with pytest.raises(LoadError) as caught:
+        load("app.py", cwd=tmp_path)
+    assert caught.value.what == "Interrupted while app.py was being imported."
+    assert caught.value.exit_code == 130
+    assert f'File "{tmp_path}/app.py", line 2, in wait' in caught.value.detail
