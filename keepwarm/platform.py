@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -113,7 +114,7 @@ class Platform:
         if not options.ephemeral:
             self._report(f"  data folder   {options.data}")
             self._report(f"  API key       {key.split(':')[0]}:… (in {options.data / 'admin.key'}; see keepwarm env)")
-            self._report("  next          fal run examples/hello.py::Hello")
+            self._report(f"  next          {_next_command(options.data)}")
 
     def _keep(self, child: Child) -> None:
         self._children.append(child)
@@ -265,6 +266,13 @@ class Platform:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         kill_descendants()
+
+
+def _next_command(data: Path) -> str:
+    """What to type next: `fal` finds the platform of the default folder by itself, any other must be named to it."""
+    if data == state.data_dir({}):
+        return "fal run examples/hello.py::Hello"
+    return f"eval \"$(keepwarm env --data {shlex.quote(str(data))} | sed 's/^/export /')\"   (in the shell of your fal)"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -84,3 +84,28 @@ def test_a_service_without_a_redis_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "KEEPWARM_REDIS_URL is not set" in done.stderr
+
+
+def test_a_platform_on_another_folder_says_how_a_shell_finds_it(tmp_path: Path) -> None:
+    """`keepwarm up --data X` told its user to type `fal run`, which looks for a platform on ~/.keepwarm."""
+    data = tmp_path / "other data"
+    process = subprocess.Popen(
+        [str(BIN / "keepwarm"), "up", "--port", "0", "--data", str(data)],
+        env=command_environ(tmp_path),
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process.stdout as output:
+        line = next(line for line in output if line.split()[:1] == ["next"])
+        shown = line.split(maxsplit=1)[1].split("   (")[0]
+        environ = command_environ(tmp_path) | {"PATH": f"{BIN}:/usr/bin:/bin"}
+        seen = subprocess.run(
+            ["sh", "-c", f"{shown}; env"], env=environ, capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert "KEEPWARM_URL=http://127.0.0.1:" in seen
+    assert "FAL_KEY=" in seen
