@@ -2,7 +2,7 @@
 -- KEYS worker_prefix
 -- ARGV worker_id
 -- RETURNS: "gone", what stop was asked for, or ""
--- INCLUDE clock load
+-- INCLUDE clock holding
 -- A worker's sign of life. Its load is counted afresh from what is leased to it, so that no error adds up.
 local key = worker_prefix .. worker_id
 local seen = redis.call('HMGET', key, 'state', 'stop_requested')

@@ -3,7 +3,7 @@
 -- CHANNELS channel_worker_prefix
 -- ARGV request_id result error_type token retention_ms
 -- RETURNS: "cancelled_queued"; "cancelled_running"; "already_completed"; "not_found"
--- INCLUDE ending
+-- INCLUDE ending releasing
 -- Final at once; a worker that is running it is told to stop. `token` names the call: asked twice, it answers the same.
 local r = read_request(request_id)
 if not r then return 'not_found' end

@@ -2,7 +2,7 @@
 -- MOVES: IN_QUEUE -> IN_PROGRESS; IN_QUEUE -> ERROR
 -- ARGV worker_id lease_ms overdue retention_ms held...
 -- RETURNS: {"claim ...", ...} (see reading); "empty": parked, a later submit hands over directly; "stopped"; "gone"
--- INCLUDE claiming
+-- INCLUDE claiming holding
 -- Takes the next request for one free slot of a worker; `held` is what it knows to hold, each as "id attempt". Leases
 -- that it does not know of come first, and alone: a hand-over or a reply was lost with a connection, or is still on
 -- its way to the very slot that asks. A start deadline found passed ends the request here with `overdue`.

@@ -2,7 +2,7 @@
 -- KEYS worker_prefix workers parked leases woken request_prefix
 -- ARGV worker_id why
 -- RETURNS: the worker's host, or nil when there is no such record
--- INCLUDE clock load waking
+-- INCLUDE clock holding waking
 -- The worker has ended. What it still held counts as lost at once instead of when the lease runs out.
 local key = worker_prefix .. worker_id
 local host = redis.call('HGET', key, 'host')

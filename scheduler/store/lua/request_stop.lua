@@ -3,7 +3,7 @@
 -- CHANNELS channel_worker_prefix
 -- ARGV worker_id how why
 -- RETURNS: 1 if it was (or had been) asked, 0 if it is gone or, with how = idle, has something to do
--- INCLUDE load
+-- INCLUDE holding
 -- From here on the worker gets no request any more.
 local key = worker_prefix .. worker_id
 local seen = redis.call('HMGET', key, 'state', 'stop_requested')

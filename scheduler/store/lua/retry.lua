@@ -2,7 +2,7 @@
 -- MOVES: IN_PROGRESS -> IN_QUEUE; IN_PROGRESS -> ERROR
 -- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms
 -- RETURNS: "requeued"; "failed"; "superseded"; "alive"; error STALE
--- INCLUDE ending queueing leading
+-- INCLUDE ending releasing queueing leading waking
 -- An attempt ended without an answer. The supervisor of the worker says so itself (by_epoch = ''); the leader says so
 -- when the lease has run out. A crash with several requests in flight accuses each of them: they run again alone, and
 -- only a crash alone counts.

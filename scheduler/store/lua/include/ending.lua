@@ -1,6 +1,6 @@
 -- KEYS request_prefix queue_normal queue_low leases delayed deadlines outbox request_logs_prefix
 -- CHANNELS channel_gateway_prefix channel_outbox
--- INCLUDE clock reading waking load
+-- INCLUDE clock naming reading
 -- Every way out of a request goes through end_request, so that nothing of it is left behind. Needs ARGV retention_ms.
 local function leave_queue(id, r)
   if r.status == 'IN_PROGRESS' then

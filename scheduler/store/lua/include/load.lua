@@ -1,4 +1,4 @@
--- KEYS worker_prefix leases request_prefix
+-- KEYS worker_prefix
 -- INCLUDE clock
 -- A worker's record follows what it holds, so that nobody reports load over the wire.
 local function look_at(worker_id)
@@ -17,18 +17,4 @@ local function record_load(worker_id, seen, change, took, served)
   end
   redis.call('HSET', worker_prefix .. worker_id, 'in_flight', left, 'served', (tonumber(seen[3]) or 0) + served,
     'state', state, 'idle_since', idle_since)
-end
-
-local function release_slot(worker_id)
-  local seen = look_at(worker_id)
-  if seen[1] and seen[1] ~= 'TERMINATED' then record_load(worker_id, seen, -1, false, 0) end
-end
-
--- Ids of what is leased to it. Walks the leases of the whole app: for what is rare.
-local function held_by(worker_id)
-  local held = {}
-  for _, id in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
-    if redis.call('HGET', request_prefix .. id, 'worker') == worker_id then table.insert(held, id) end
-  end
-  return held
 end

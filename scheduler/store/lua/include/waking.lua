@@ -1,8 +1,7 @@
--- KEYS woken request_prefix
+-- KEYS woken
 -- CHANNELS channel_wake channel_work_prefix
+-- INCLUDE naming
 -- Whom to tell that there is work. Losing a message only costs the time until somebody polls.
-local app = string.match(request_prefix, '^{(.-)}')
-
 local function wake_scheduler()
   if redis.call('SET', woken, '1', 'NX', 'PX', 1000) then
     redis.call('PUBLISH', channel_wake, app)
