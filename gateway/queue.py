@@ -79,7 +79,7 @@ class Queue:
         if what == "/cancel":
             return await self._cancel(send, record, own)
         if what == "/response":
-            return await self._result(send, record, own)
+            return await self._result(send, record, head, own)
         urls = wire.request_urls(queue_base(self._addresses.base_url(scope, head), head.host), app, asked)
         with_logs = _wants_logs(scope["query_string"])
         if what == "/status":
@@ -143,11 +143,12 @@ class Queue:
         status, body = wire.status(record, urls, logs)
         await respond(send, status, [_JSON, *own], wire.dumps(body))
 
-    async def _result(self, send: Send, record: RequestRecord, own: Headers) -> None:
+    async def _result(self, send: Send, record: RequestRecord, head: Head, own: Headers) -> None:
         if not record.state.terminal:
             # Never 2xx: clients would take it for the result.
             return await respond(send, 400, [_JSON, *own], wire.IN_PROGRESS)
         status, headers, body = answers.final(record)
+        headers += await self._access.log_hint(status, record.app, head.authorization)
         await respond(send, status, headers + own, body)
 
     async def _cancel(self, send: Send, record: RequestRecord, own: Headers) -> None:

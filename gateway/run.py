@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
+from functools import partial
 from urllib.parse import quote
 
 import msgpack
@@ -61,6 +63,18 @@ class Access:
         key = await self._keys.identify(authorization)
         check_app(record, key)
         return record, key.owner if key is not None else None
+
+    async def log_hint(self, status: int, app: str, authorization: bytes | None) -> Headers:
+        """Where the cause of a 5xx stands, for the app's owner: the body is the app's own, and clients read it."""
+        if status < 500 or not authorization:
+            return []
+        try:
+            key = await self._keys.identify(authorization)
+        except (Refusal, StoreError):  # a public app was called with no valid key; the answer counts all the same
+            return []
+        if key is None or key.owner != app.split("/", 1)[0]:
+            return []
+        return [(b"x-keepwarm-log", f"fal logs {app}".encode())]
 
     async def exists(self, app: str) -> bool:
         """Whether the app is there; asked before ``open`` where more than the app may be meant."""
@@ -169,9 +183,12 @@ class Run:
             if waiter.record is not None and not waiter.output:
                 status, headers, body = answers.final(waiter.record)
                 headers += own
+                if status >= 500:
+                    headers += await self._access.log_hint(status, waiter.app, head.authorization)
                 await respond(send, status, headers, body)
                 return
-            if await Stream(self._store, waiter, send, own, self._write_timeout).run():
+            hint = partial(self._access.log_hint, app=waiter.app, authorization=head.authorization)
+            if await Stream(self._store, waiter, send, own, self._write_timeout, hint).run():
                 return
             await self._check_end(waiter)
 
@@ -222,8 +239,17 @@ class Stream:
     Nothing is read from the store while the caller does not take what was read before, so that the worker feels it.
     """
 
-    def __init__(self, store: Store, waiter: Waiter, send: Send, own: Headers, write_timeout: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        waiter: Waiter,
+        send: Send,
+        own: Headers,
+        write_timeout: float,
+        hint: Callable[[int], Awaitable[Headers]],
+    ) -> None:
         self._store = store
+        self._hint = hint
         self._waiter = waiter
         self._send = send
         self._own = own
@@ -269,6 +295,7 @@ class Stream:
             status, pairs = msgpack.unpackb(data)
             status = status if 200 <= status <= 599 else 502
             headers = answers.passed_headers(tuple((name, value) for name, value in pairs), status) + self._own
+            headers += await self._hint(status)
             self._started = True
             self._bodiless = status in BODILESS
             await start(self._send, status, headers)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Form
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -15,6 +16,13 @@ from fal.exceptions._gpu import classify
 
 #: Longer texts (a picture as a data URI, say) are not sent back to a caller whose other field was wrong.
 _MAX_ECHO = 64 * 1024
+#: What ``curl -d`` without a header leads to: FastAPI's own words do not say what to change.
+_FORM_HINT = {
+    "loc": ["header", "content-type"],
+    "msg": "The body was sent as application/x-www-form-urlencoded. If it is JSON, send the header "
+    '"Content-Type: application/json".',
+    "type": "content_type",
+}
 _NOT_BILLED = {"x-fal-billable-units": "0"}
 
 
@@ -29,7 +37,18 @@ def install(app: FastAPI) -> None:
 
 async def _validation_failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return JSONResponse({"detail": json_safe(error.errors())}, 422, headers=_NOT_BILLED)
+    detail = json_safe(error.errors())
+    if _sent_as_form(request):
+        detail.append(_FORM_HINT)
+    return JSONResponse({"detail": detail}, 422, headers=_NOT_BILLED)
+
+
+def _sent_as_form(request: Request) -> bool:
+    """Whether a form came where the endpoint takes none."""
+    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        return False
+    field = getattr(request.scope.get("route"), "body_field", None)
+    return not isinstance(getattr(field, "field_info", None), Form)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import httpx
 import msgpack
@@ -15,6 +16,10 @@ from tests.gateway.platform import JSON, RunningGateway, StubWorker, echo
 from tests.support.waiting import wait_until
 
 Start = Callable[..., RunningGateway]
+
+
+def _has_ended(client: httpx.Client, status_url: str) -> bool:
+    return client.get(status_url).status_code == 200
 
 
 def _header(claim: Claimed, name: str) -> str | None:
@@ -359,3 +364,36 @@ def test_a_start_deadline_ends_as_the_protocol_says(gateway: RunningGateway) -> 
         assert answer.headers["x-fal-error-type"] == "request_timeout"
         assert answer.headers["x-fal-request-timeout-type"] == "user"
     assert status["error_type"] == "request_timeout"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_owner_of_an_app_that_fails_learns_where_its_log_is(gateway: RunningGateway, streamed: bool) -> None:
+    """ "Internal Server Error" never said where the traceback was. The body stays the app's own; strangers learn
+    nothing."""
+
+    async def handler(worker: StubWorker, claim: Claimed) -> Outcome:
+        status = 200 if claim.path == "/fine" else 500
+        if streamed and claim.mode == "direct":
+            append = worker.store.requests.append_output
+            await append(claim, "start", msgpack.packb([status, JSON]))
+            await append(claim, "chunk", b'{"detail": "mine"}')
+            await append(claim, "end", b"")
+        return Outcome(status, JSON, b'{"detail": "mine"}')
+
+    app = gateway.app()
+    gateway.worker(app, handler)
+    stranger, secret = gateway.call(gateway.store.keys.create("stranger", "tests"))
+    with gateway.client() as client:
+        keys = {"owner": gateway.key, "stranger": f"{stranger.key_id}:{secret}", "nobody": "x:y", "none": ""}
+        for who, key in keys.items():
+            headers = {"authorization": f"Key {key}"} if key else {}
+            direct = client.post(f"/{app}", content=b"{}", headers=headers)
+            fine = client.post(f"/{app}/fine", content=b"{}", headers=headers)
+            queued = client.post(f"/queue/{app}", content=b"{}", headers=headers).json()
+            wait_until(partial(_has_ended, client, queued["status_url"]), "the request has ended")
+            result = client.get(queued["response_url"], headers=headers)
+            for answer in (direct, result):
+                assert (answer.status_code, answer.json()) == (500, {"detail": "mine"})
+                expected = f"fal logs {app}" if who == "owner" else None
+                assert answer.headers.get("x-keepwarm-log") == expected, who
+            assert "x-keepwarm-log" not in fine.headers

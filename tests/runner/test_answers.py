@@ -303,3 +303,15 @@ def test_requests_sent_before_ready_wait(tmp_path: Path) -> None:
         runner.ready()
         response = runner.expect(Response)
     assert (response.id, response.attempt, response.status) == ("early", 2, 200)
+
+
+def test_json_sent_as_a_form_is_told_which_header_is_missing(runner: Runner) -> None:
+    """``curl -d '{"prompt": "x"}'`` names its body a form; the 422 quoted the body and said nothing of the header."""
+    form = [(b"content-type", b"application/x-www-form-urlencoded")]
+    response = runner.call(b'{"prompt": "x"}', headers=form)
+    assert response.status == 422
+    *_, hint = json.loads(response.body)["detail"]
+    assert hint["loc"] == ["header", "content-type"]
+    assert '"Content-Type: application/json"' in hint["msg"]
+    as_it_should_be = json.loads(runner.call(b'{"steps": 1}').body)["detail"]
+    assert all(item["loc"][0] == "body" for item in as_it_should_be)
