@@ -25,15 +25,17 @@ from gpu_worker.assignment import Assignment
 from gpu_worker.inventory import local_host
 from gpu_worker.leftovers import Leftovers, supervisor_command
 from gpu_worker.preparation import CannotStart, EnvironmentMissing, prepare
+from gpu_worker.runner_process import INHERITED
 from gpu_worker.settings import AgentSettings
 from gpu_worker.worker_life import EXIT_STORE_AWAY
 from scheduler.store import Store, keys
 from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.records import LogEntry, WorkerRecord, WorkerState
 
-#: The store's address and password are not for workers' environments: user code could read them in /proc. They come in
-#: the assignment. The other would make every start compile every module again.
-_NOT_FOR_WORKERS = ("KEEPWARM_REDIS_URL", "PYTHONDONTWRITEBYTECODE")
+#: All that supervisors get of this process's environment: where Python finds our modules, and what INHERITED names.
+#: User code can read it in /proc, so it holds no address of the store and nothing that the operator happened to export;
+#: what a supervisor must know comes in the assignment.
+_FOR_SUPERVISORS = ("PATH", "HOME", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", *INHERITED)
 REPORT_SECONDS = 5.0
 REPORT_TTL_SECONDS = 15.0
 POLL_SECONDS = 1.0
@@ -147,7 +149,7 @@ class HostAgent:
             del self._workers[worker.worker_id]  # the order stands; the next look tries again
 
     def _launch(self, worker: Supervised, assignment: Assignment) -> None:
-        environ = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
+        environ = {name: os.environ[name] for name in _FOR_SUPERVISORS if name in os.environ}
         worker.popen = subprocess.Popen(
             supervisor_command(self._settings, worker.worker_id),
             stdin=subprocess.PIPE,

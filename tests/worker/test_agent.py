@@ -230,3 +230,22 @@ def test_an_offer_that_the_host_cannot_keep_is_an_error(redis_url: str, tmp_path
                 assert await stopped(process) == 1
 
     run(story())
+
+
+def test_user_code_sees_nothing_of_the_operators_environment(redis_url: str, tmp_path: Path) -> None:
+    """/proc/<parent>/environ showed user code everything that the operator's shell had exported, cloud keys included:
+    the supervisor had inherited all of it."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            with agent(on, AWS_SECRET_ACCESS_KEY="s3cret-of-the-operator", KEEPWARM_OWNER="somebody") as process:
+                await on.place(app)
+                await on.call(app)
+                for worker_process in below(process):
+                    seen = worker_process.environ()
+                    assert "s3cret-of-the-operator" not in seen.values(), worker_process.cmdline()
+                    assert redis_url not in seen.values()
+                    assert [name for name in seen if name.startswith("KEEPWARM_")] == []
+
+    run(story())
