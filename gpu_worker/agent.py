@@ -73,6 +73,8 @@ class HostAgent:
         self._orders_changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
+        self._parent = os.getppid()
+        self._abandoned = False
         self._host = local_host(
             cpu_fallback=settings.cpu_fallback,
             offer=settings.offer,
@@ -89,19 +91,42 @@ class HostAgent:
             {keys.channel_host(self._settings.host_id): lambda _: self._orders_changed.set()},
             self._orders_changed.set,
         )
-        reporting = asyncio.create_task(self._keep_reporting())
+        duties = [asyncio.create_task(duty) for duty in (self._keep_reporting(), self._notice_abandonment())]
+        working, forced = asyncio.create_task(self._follow_orders()), asyncio.create_task(self._forced.wait())
         try:
-            while not self._stopping.is_set():
-                self._orders_changed.clear()
-                with contextlib.suppress(StoreUnavailable):
-                    await self.once()
-                await self._wait_for_orders()
+            await asyncio.wait({working, forced}, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                working.result()
         finally:
             await self._end_all()
-            reporting.cancel()
+            for task in (*duties, working, forced):
+                task.cancel()
             await subscription.close()
-            with contextlib.suppress(StoreError):
-                await self._store.hosts.report(self._host, ttl_s=0)
+            if not self._abandoned:
+                with contextlib.suppress(StoreError):
+                    await self._store.hosts.report(self._host, ttl_s=0)
+
+    async def _follow_orders(self) -> None:
+        while not self._stopping.is_set():
+            self._orders_changed.clear()
+            with contextlib.suppress(StoreUnavailable):
+                await self.once()
+            await self._wait_for_orders()
+
+    async def _notice_abandonment(self) -> None:
+        """`keepwarm up` was killed and took Redis along: nobody will hear of what workers would still finish."""
+        await self._stopping.wait()
+        misses = 0
+        while misses < 2:
+            await asyncio.sleep(0.2)
+            try:
+                async with asyncio.timeout(0.6):
+                    await self._store.ping()
+                misses = 0
+            except (StoreError, TimeoutError):
+                misses += os.getppid() != self._parent
+        self._abandoned = True
+        self._forced.set()
 
     def stop(self) -> None:
         """First call: workers drain within the grace. Second call: they are killed."""
@@ -216,8 +241,9 @@ class HostAgent:
         if left := process_tree.kill_descendants():
             print(f"gpu_worker: these processes would not die: {left}", file=sys.stderr, flush=True)
         for worker in list(self._workers.values()):
-            with contextlib.suppress(StoreError):
-                await self._store.workers.remove(worker.app, worker.worker_id, "its host stopped")
+            if not self._abandoned:
+                with contextlib.suppress(StoreError):
+                    await self._store.workers.remove(worker.app, worker.worker_id, "its host stopped")
             self._drop(worker)
         for task in self._tasks:
             task.cancel()

@@ -102,3 +102,20 @@ def test_a_second_platform_on_the_same_folder_is_refused(own: PlatformUnderTest)
     assert second.returncode == 1
     assert f"already runs on {own.data} at {own.url}" in second.stderr
     assert httpx.get(f"{own.url}/health", trust_env=False).status_code == 200
+
+
+def test_a_killed_platform_leaves_nothing_behind_for_long(own: PlatformUnderTest) -> None:
+    """`keepwarm up` was killed with -9 while a request ran: its Redis ended, and the agent kept the worker for 40
+    seconds more, with its memory and its GPU, for a result that nobody could store."""
+    url = own.deploy(APPS, "Counting", auth="private")
+    assert own.process is not None
+    with own.client() as client:
+        client.post(f"/queue{url.removeprefix(own.url)}", json={"seconds": 300}).raise_for_status()
+        wait_until(
+            lambda: any(w["state"] == "RUNNING" for w in own.workers("tester/counting")), "the request to run", 60
+        )
+    processes = below(own)
+    own.process.kill()
+    own.process.wait(10)
+    _, left = psutil.wait_procs(processes, timeout=8)
+    assert not left, [p.cmdline() for p in left]
