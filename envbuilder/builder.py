@@ -48,7 +48,7 @@ async def build(spec: EnvironmentSpec, settings: BuildSettings, on_line: Callabl
         BuildError: the first line of its message says the cause and the next step (see ``errors`` for the kinds).
     """
     asked = parse(spec.requirements, spec.constraints, spec.exclude_newer)
-    key = key_of(spec.python_version, asked)
+    key = key_of(spec.python_version, asked, spec.built_anew)
     found = find(key, settings)
     if found is not None and not to_import(spec.smoke_imports, found.smoked):
         touch(found)

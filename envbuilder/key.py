@@ -37,10 +37,10 @@ def environment_key(spec: EnvironmentSpec) -> str:
     Raises:
         BadRequirement: a line cannot be used; its message says which and what to write instead.
     """
-    return key_of(spec.python_version, parse(spec.requirements, spec.constraints, spec.exclude_newer))
+    return key_of(spec.python_version, parse(spec.requirements, spec.constraints, spec.exclude_newer), spec.built_anew)
 
 
-def key_of(python_version: str, asked: Asked) -> str:
+def key_of(python_version: str, asked: Asked, built_anew: str = "") -> str:
     """As ``environment_key``, for inputs that are already read."""
     inputs = {
         "runtime_requirements": RUNTIME_REQUIREMENTS_VERSION,
@@ -58,4 +58,6 @@ def key_of(python_version: str, asked: Asked) -> str:
         "constraints": [wanted.text for wanted in asked.constraints],
         "exclude_newer": asked.exclude_newer,
     }
+    if built_anew:  # left out otherwise: keys survive releases
+        inputs["built_anew"] = built_anew
     return hashlib.sha256(json.dumps(inputs, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

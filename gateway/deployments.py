@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from fal import _offers
-from fal._spec import AppSpec, BundleFile
+from fal._spec import AppSpec, BundleFile, EnvironmentSpec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -58,15 +58,17 @@ class Deployments:
         spec = read_spec(body.get("spec"))
         files = read_files(body.get("files"), spec)
         ephemeral, message = _flag(body, "ephemeral"), _message(body)
-        if _flag(body, "no_cache"):
-            raise bad_request("no_cache is not possible here: an environment is rebuilt when its requirements change.")
+        no_cache = _flag(body, "no_cache")
         refusal = _offers.refusal(spec.machine_types, await self._store.hosts.list(), spec.num_gpus)
         if refusal is not None:
             raise Refusal(409, refusal)
         if ephemeral:
             # The name is the only thing that keeps a public app private to those who were told it.
             spec = replace(spec, name=str(uuid.uuid4()), auth=spec.auth or "public")
-        revision = await self._store_revision(f"{caller.owner}/{spec.name}", spec, files, message)
+        app = f"{caller.owner}/{spec.name}"
+        anew = uuid.uuid4().hex[:12] if no_cache else await self._built_anew(app, spec.environment)
+        spec = replace(spec, environment=replace(spec.environment, built_anew=anew))
+        revision = await self._store_revision(app, spec, files, message)
         await self._store.environments.request_build(
             revision.app,
             revision.revision,
@@ -85,6 +87,19 @@ class Deployments:
             },
             201,
         )
+
+    async def _built_anew(self, app: str, environment: EnvironmentSpec) -> str:
+        """Which of the environments of these inputs the app uses already: a deploy does not go back to an older one."""
+        alias = await self._store.apps.get(app)
+        if alias is None or alias.revision is None:
+            return ""
+        serving = await self._store.apps.revision(app, alias.revision)
+        used = serving.spec.environment if serving is not None else environment
+        try:
+            same = environment_key(replace(environment, built_anew=used.built_anew)) == environment_key(used)
+        except BadRequirement as error:
+            raise bad_request(str(error)) from None
+        return used.built_anew if same else ""
 
     async def _store_revision(
         self, app: str, spec: AppSpec, files: tuple[BundleFile, ...], message: str | None

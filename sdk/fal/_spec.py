@@ -34,6 +34,7 @@ class EnvironmentSpec:
         exclude_newer: RFC 3339 date or time; only distributions uploaded before it are considered. ``None`` lets the
             builder resolve "as of the pins" where exact pins and floating names mix.
         smoke_imports: what the app's files import, as ``module`` or ``module:name``; tried once after the install.
+        built_anew: names one of several environments of the same inputs: a deploy that wanted a fresh one got it.
     """
 
     python_version: str
@@ -41,6 +42,7 @@ class EnvironmentSpec:
     constraints: tuple[str, ...] = ()
     exclude_newer: str | None = None
     smoke_imports: tuple[str, ...] = ()
+    built_anew: str = ""
 
 
 @dataclass(frozen=True)

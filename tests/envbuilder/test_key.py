@@ -107,3 +107,10 @@ def test_runtime_requirements_are_those_the_sdk_is_made_for() -> None:
 def test_an_unusable_line_has_no_key() -> None:
     with pytest.raises(BadRequirement):
         environment_key(EnvironmentSpec("3.11", (("-r requirements.txt",),)))
+
+
+def test_an_environment_that_is_wanted_anew_has_a_key_of_its_own() -> None:
+    """``--no-cache`` was refused. The running workers keep theirs; without it, keys are what they were."""
+    spec = EnvironmentSpec("3.11", (("numpy",),))
+    assert environment_key(replace(spec, built_anew="")) == environment_key(spec)
+    assert environment_key(replace(spec, built_anew="1")) != environment_key(spec)

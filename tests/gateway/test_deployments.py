@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from fal._spec import ScalingSpec
+from fal._spec import EnvironmentSpec, ScalingSpec
 
+from envbuilder.key import environment_key
 from scheduler.store.records import EnvironmentRecord, EnvironmentState, HostRecord, RevisionState
 from tests.gateway.platform import HELLO, HOST, OWNER, RunningGateway
 from tests.support.waiting import wait_until
@@ -260,3 +261,29 @@ def test_a_large_source_file_goes_to_the_disk_as_it_comes(redis_server: str, tmp
         assert (folder / name).read_bytes() == content
     finally:
         gateway.stop()
+
+
+def test_no_cache_builds_an_environment_of_its_own(gateway: RunningGateway, client: httpx.Client) -> None:
+    """``fal deploy --no-cache`` was refused. It gets another environment beside the one that workers run in; deploys
+    after it stay with the new one, and changed requirements leave it."""
+    upload(client)
+
+    def deploy(**body: Any) -> str:
+        made = client.post("/api/v1/deployments", json={**deployment(name="anew"), **body})
+        assert made.status_code == 201, made.text
+        revision = made.json()["revision"]
+        gateway.call(
+            gateway.store.apps.point(
+                f"{OWNER}/anew", revision, auth="public", scaling=ScalingSpec(), ephemeral=False, session_ttl_s=None
+            )
+        )
+        key: str = made.json()["environment_key"]
+        return key
+
+    first, again = deploy(), deploy()
+    fresh = deploy(no_cache=True)
+    after = deploy()
+    changed = deploy(**deployment(name="anew", environment=EnvironmentSpec("3.11", (("numpy",),))))
+    assert first == again != fresh == after
+    assert changed not in (first, fresh)
+    assert changed == environment_key(EnvironmentSpec("3.11", (("numpy",),)))
