@@ -19,7 +19,8 @@ def request(app: str, request_id: str) -> str:
 
 
 def queue_normal(app: str) -> str:
-    """Order of waiting requests of normal priority; a claim takes its entry out and leaves a lease instead.
+    """Order of waiting requests of normal priority; a claim reads its entry through the consumer group ``workers``,
+    takes it out and leaves a lease instead.
 
     Stream; TTL: none while the app exists, because every entry is deleted when its request starts or ends; requests.
     """

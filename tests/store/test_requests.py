@@ -392,3 +392,22 @@ async def test_streamed_output_arrives_once_in_order_and_is_deleted_when_read(re
         assert (claim.request_id, None) in heard
         await s.requests.cancel(APP, claim.request_id)
         assert await s.requests.append_output(claim, "chunk", b"late") == -1
+
+
+async def test_workers_read_the_queue_through_one_consumer_group(redis_url: str, tmp_path: Path) -> None:
+    """Reading the stream from its front passed every deleted entry again: a queue that was never empty grew slower.
+    The group goes on where the last claim ended, keeps no list of its own, and forgets workers that are gone."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        ids = [await s.submit() for _ in range(3)]
+        for expected in ids:
+            claim = await inbox.next()
+            assert claim.request_id == expected
+            await inbox.finish(claim, OK, claim_next=False)
+        queue = keys.queue_normal(APP)
+        (group,) = await s.redis("XINFO", "GROUPS", queue)
+        shown = dict(zip(group[::2], group[1::2], strict=True))
+        assert (shown[b"name"], shown[b"consumers"], shown[b"pending"]) == (b"workers", 1, 0)
+        assert await s.redis("XLEN", queue) == 0
+        await s.store.workers.remove(APP, "w1", "done")
+        assert await s.redis("XINFO", "CONSUMERS", queue, "workers") == []

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- KEYS worker_prefix workers parked leases woken request_prefix
+-- KEYS worker_prefix workers parked leases woken request_prefix queue_normal queue_low
 -- ARGV worker_id why
 -- RETURNS: the worker's host, or nil when there is no such record
 -- INCLUDE clock holding waking
@@ -8,6 +8,7 @@ local key = worker_prefix .. worker_id
 local host = redis.call('HGET', key, 'host')
 redis.call('SREM', workers, worker_id)
 redis.call('ZREM', parked, worker_id)
+for _, queue in ipairs({ queue_normal, queue_low }) do redis.pcall('XGROUP', 'DELCONSUMER', queue, 'workers', worker_id) end
 if not host then return nil end
 redis.call('HSET', key, 'state', 'TERMINATED', 'reason', why, 'in_flight', 0, 'idle_since', '', 'ended_at', now)
 redis.call('PEXPIRE', key, 3600000)

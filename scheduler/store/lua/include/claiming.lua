@@ -2,13 +2,26 @@
 -- INCLUDE clock load ending
 -- Gives the next waiting request to worker_id. Needs ARGV worker_id, lease_ms, overdue and retention_ms.
 
+-- The consumer group is the cursor: it goes on after the last entry given out, where reading from the front would pass
+-- every deleted entry again. NOACK, because the lease and the record say who holds what; a second list of it could
+-- only disagree. A group lost with its stream is made anew.
+local function next_entry(queue)
+  local read = redis.pcall('XREADGROUP', 'GROUP', 'workers', worker_id, 'COUNT', 1, 'NOACK', 'STREAMS', queue, '>')
+  if read and read.err then
+    redis.call('XGROUP', 'CREATE', queue, 'workers', '0', 'MKSTREAM')
+    read = redis.call('XREADGROUP', 'GROUP', 'workers', worker_id, 'COUNT', 1, 'NOACK', 'STREAMS', queue, '>')
+  end
+  if not read then return nil end
+  local entry = read[1][2][1]
+  return entry[1], entry[2][2]
+end
+
 -- The entry leaves the queue and the attempt gets its lease in one script: there is no moment in which it is in
 -- neither, or in both. The worker's record is the caller's business.
 local function take_from(queue)
   for _ = 1, 100 do
-    local entry = redis.call('XRANGE', queue, '-', '+', 'COUNT', 1)[1]
-    if not entry then return nil end
-    local sid, id = entry[1], entry[2][2]
+    local sid, id = next_entry(queue)
+    if not sid then return nil end
     local key = request_prefix .. id
     local r = redis.call('HMGET', key, 'status', 'sid', 'start_deadline', 'attempt', 'mode', 'submitted_at',
       'gateway', 'solo', 'call', 'body')
