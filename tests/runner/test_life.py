@@ -353,8 +353,9 @@ class Demo(fal.App):
         runner.request()
         response = runner.expect(Response)
         assert response.status == 200
-        lines = runner.logs("STDOUT")
-        assert lines == [f"line {number}" for number in range(len(lines))]
+        numbers = [int(line.removeprefix("line ")) for line in runner.logs("STDOUT")]
+        assert numbers[:1000] == list(range(1000))
+        assert numbers == sorted(set(numbers)), "a flood loses lines; those that are left keep their order"
 
 
 def test_many_threads_write_whole_frames(tmp_path: Path) -> None:
