@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import traceback
+from types import ModuleType
 from typing import Any
 
 
@@ -56,11 +57,21 @@ def load(name: str) -> None:
         # "diffusers.StableDiffusionXLPipeline": a name inside a module, perhaps one that is only loaded when asked for.
         loaded, attribute = importlib.import_module(parent), last
     if attribute:
+        take(loaded, attribute)
+
+
+def take(module: ModuleType, name: str) -> None:
+    """What ``from module import name`` does: an attribute, else a submodule that nothing has imported yet."""
+    try:
+        getattr(module, name)
+    except AttributeError as error:
+        submodule = f"{module.__name__}.{name}"
         try:
-            getattr(loaded, attribute)
-        except AttributeError as error:
-            text = f"cannot import name {attribute!r} from {loaded.__name__!r}"
-            raise ImportError(text, name=loaded.__name__) from error
+            importlib.import_module(submodule)
+        except ModuleNotFoundError as missing:
+            if missing.name != submodule:
+                raise
+            raise ImportError(f"cannot import name {name!r} from {module.__name__!r}", name=module.__name__) from error
 
 
 def own_frames(error: BaseException) -> str:
