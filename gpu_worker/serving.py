@@ -28,7 +28,7 @@ from gpu_worker import outcomes
 from gpu_worker.outcomes import RetryRules, StopRunner
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.streams import AnswerStream, StreamBroken
-from scheduler.store import Inbox, InboxClosed, Store, StoreUnavailable
+from scheduler.store import Inbox, InboxClosed, Store, StoreFull, StoreUnavailable
 from scheduler.store.outcomes import infrastructure_error
 from scheduler.store.records import Claimed, Outcome
 
@@ -259,6 +259,10 @@ class Serving:
                 # The result is all the work there was: keep it while this process lives. A lease that runs out
                 # meanwhile makes the store refuse it.
                 await asyncio.sleep(0.5)
+            except StoreFull as error:
+                # Too large for what the disk has left. The work is lost either way; the caller must not wait for it.
+                outcome = infrastructure_error(507, "internal_error", f"The result could not be stored: {error}")
+                await asyncio.sleep(0.05)
         if flushed is not None:
             await flushed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from pathlib import Path
 
 from scheduler.store.records import RequestRecord, RequestState, WorkerState
@@ -274,6 +275,45 @@ def test_a_request_that_cannot_be_passed_on_ends_alone(redis_url: str, tmp_path:
             assert (refused.outcome.status, refused.error_type, refused.attempt) == (400, "bad_request", 1)
             assert answer(served) == {"name": "你好"}
             assert answer(as_it_is) == {"name": "%41 100%"}
+            assert served.worker_id == worker.worker_id
+
+    run(story())
+
+
+LARGE = """
+import fal
+from pydantic import BaseModel
+
+class Input(BaseModel):
+    size: int = 0
+
+class Probe(fal.App):
+    @fal.endpoint("/")
+    def run(self, request: Input) -> dict:
+        return {"text": "x" * request.size}
+"""
+
+
+def test_a_result_that_finds_no_room_ends_its_request(redis_url: str, tmp_path: Path) -> None:
+    """The disk was full when a large result came: nothing caught it, the lease was renewed for ever, and the caller
+    waited for ever. (A file in the folder's place refuses every write, also for root.)"""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(LARGE)
+            worker = await on.start_ready(app)
+            blobs = on.settings.data_dir / "blobs"
+            if blobs.exists():
+                shutil.rmtree(blobs)
+            blobs.write_text("no folder")
+
+            lost = await on.call(app, body=b'{"size": 400000}')
+            served = await on.call(app, body=b'{"size": 10}')
+
+            assert lost.outcome is not None
+            assert (lost.outcome.status, lost.error_type) == (507, "internal_error")
+            assert b"could not be stored" in lost.outcome.body
+            assert answer(served) == {"text": "x" * 10}
             assert served.worker_id == worker.worker_id
 
     run(story())
