@@ -10,22 +10,12 @@ import re
 import socket
 from urllib.parse import urlsplit
 
+from fal._addresses import IpAddress, refused_network
+
 from .errors import Refusal, bad_request
 
 MAX_URL_LENGTH = 2048
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\uffff]")
-
-#: ``ipaddress.is_global`` calls several of these global, so the list is spelt out.
-_REFUSED_V4 = tuple(
-    ipaddress.IPv4Network(net)
-    for net in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-        "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
-        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
-    )
-)  # fmt: skip
-_ONLY_V6 = ipaddress.IPv6Network("2000::/3")
-_REFUSED_V6 = tuple(ipaddress.IPv6Network(net) for net in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
 
 
 def checked_webhook(url: str, allow_private: bool) -> str:
@@ -69,10 +59,10 @@ def _is_private(host: str) -> bool:
     if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
         return True
     address = _literal(name)
-    return address is not None and not _is_public(address)
+    return address is not None and refused_network(address) is not None
 
 
-def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _literal(host: str) -> IpAddress | None:
     """The address that a host is written as, in any of the forms that resolvers take (``127.1``, ``0x7f000001``)."""
     try:
         return ipaddress.ip_address(host)
@@ -84,11 +74,3 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.IPv4Address(socket.inet_aton(host))
     except OSError:
         return None
-
-
-def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return _is_public(address.ipv4_mapped)
-        return address.scope_id is None and address in _ONLY_V6 and not any(address in net for net in _REFUSED_V6)
-    return not any(address in net for net in _REFUSED_V4)

@@ -1,8 +1,4 @@
-"""Where a webhook may go: resolve once, check every address, and hand out the addresses that were checked.
-
-The standard library's ``is_global`` calls 6to4, NAT64, IPv4-compatible, site-local and multicast addresses global, so
-the list of refused networks is our own.
-"""
+"""Where a webhook may go: resolve once, check every address, and hand out the addresses that were checked."""
 
 from __future__ import annotations
 
@@ -13,21 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+from fal._addresses import refused_network
+
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
-_REFUSED_4 = tuple(
-    ipaddress.IPv4Network(text)
-    for text in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-        "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
-        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
-    )
-)  # fmt: skip
-_ALLOWED_6 = ipaddress.IPv6Network("2000::/3")
-_REFUSED_6 = tuple(
-    ipaddress.IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
-)  # fmt: skip
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -57,19 +42,6 @@ class Target:
     def host_header(self) -> str:
         name = f"[{self.host}]" if ":" in self.host else self.host
         return name if self.port == _PORTS[self.scheme] else f"{name}:{self.port}"
-
-
-def refused_network(address: IpAddress) -> str | None:
-    """The network that makes ``address`` off limits, or None when it may be called."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            return "a scoped address"
-        if address.ipv4_mapped is not None:
-            return refused_network(address.ipv4_mapped)
-        if address not in _ALLOWED_6:
-            return "outside 2000::/3"
-        return next((str(network) for network in _REFUSED_6 if address in network), None)
-    return next((str(network) for network in _REFUSED_4 if address in network), None)
 
 
 async def check_target(url: str, *, allow_private: bool, resolve: Resolve | None = None) -> Target:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fal import _context
-from fal.toolkit._addresses import is_public
+from fal._addresses import is_public
 from fal.toolkit._fetching import checked_address, fetch
 from fal.toolkit.exceptions import DownloadError
 from fal.toolkit.utils import download_utils

@@ -7,8 +7,9 @@ import ipaddress
 from collections.abc import Sequence
 
 import pytest
+from fal._addresses import refused_network
 
-from scheduler.control.webhook_targets import Target, TargetRefused, check_target, refused_network
+from scheduler.control.webhook_targets import Target, TargetRefused, check_target
 from tests.support.loop import run
 
 PRIVATE = [

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from fal._addresses import is_public
 from fal._context import runner
-from fal.toolkit._addresses import is_public
 from fal.toolkit.exceptions import DownloadError
 
 _MAX_REDIRECTS = 8
