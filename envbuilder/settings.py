@@ -84,9 +84,9 @@ class BuildSettings:
             link_mode=cast(LinkMode, link_mode),
             gpu_present=any(Path(sign).exists() for sign in _GPU_SIGNS),
             torch_backend=environ.get("KEEPWARM_TORCH_BACKEND", "auto"),
-            wall_limit=_number(environ, "KEEPWARM_BUILD_WALL_SECONDS", None),
-            silence_limit=_number(environ, "KEEPWARM_BUILD_SILENCE_SECONDS", 120.0) or 120.0,
-            disk_floor=int(_number(environ, "KEEPWARM_BUILD_DISK_FLOOR_BYTES", float(1 << 30)) or 0),
+            wall_limit=number_setting(environ, "KEEPWARM_BUILD_WALL_SECONDS", None),
+            silence_limit=number_setting(environ, "KEEPWARM_BUILD_SILENCE_SECONDS", 120.0) or 120.0,
+            disk_floor=int(number_setting(environ, "KEEPWARM_BUILD_DISK_FLOOR_BYTES", float(1 << 30)) or 0),
             source_builds=environ.get("KEEPWARM_BUILD_FROM_SOURCE", "1") != "0",
         )
 
@@ -134,7 +134,12 @@ def _path(environ: Mapping[str, str], name: str, default: Path) -> Path:
     return (Path(environ[name]).expanduser() if environ.get(name) else default).resolve()
 
 
-def _number(environ: Mapping[str, str], name: str, default: float | None) -> float | None:
+def number_setting(environ: Mapping[str, str], name: str, default: float | None = None) -> float | None:
+    """A number that is not negative from a variable, or ``default`` when it is not set.
+
+    Raises:
+        ValueError: naming the variable and its value.
+    """
     text = environ.get(name)
     if not text:
         return default

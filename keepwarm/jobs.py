@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from arq.worker import Retry, func
 from redis.exceptions import RedisError
 
 from envbuilder import BuildSettings
+from envbuilder.settings import number_setting
 from keepwarm import jobs_builds, jobs_webhooks
 from keepwarm.jobs_builds import Builds
 from keepwarm.jobs_chores import evict_environments, sweep_files, sweep_payloads
@@ -32,6 +32,7 @@ from keepwarm.jobs_outage import Outage
 from keepwarm.jobs_webhooks import Webhooks
 from keepwarm.jobs_worker import LeasedWorker, connect
 from scheduler.control.stderr_log import log_to_stderr
+from scheduler.control.stopping import stop_on_signals
 from scheduler.control.webhooks import TOTAL_TIMEOUT_S, WebhookSender
 from scheduler.store import Store
 from scheduler.store.errors import StoreError
@@ -80,29 +81,16 @@ class Settings:
         url = environ.get("KEEPWARM_REDIS_URL")
         if not url:
             raise ValueError("KEEPWARM_REDIS_URL is not set; name the platform's Redis, e.g. redis://127.0.0.1:6379/0")
-        max_bytes = _number(environ, "KEEPWARM_ENVIRONMENTS_MAX_BYTES")
+        max_bytes = number_setting(environ, "KEEPWARM_ENVIRONMENTS_MAX_BYTES")
         return cls(
             redis_url=url,
             data_dir=Path(environ.get("KEEPWARM_DATA") or Path.home() / ".keepwarm"),
             builds=BuildSettings.from_env(environ),
             allow_private_webhooks=environ.get("KEEPWARM_ALLOW_PRIVATE_WEBHOOKS") == "1",
-            keep_files_days=_number(environ, "KEEPWARM_KEEP_FILES_DAYS"),
+            keep_files_days=number_setting(environ, "KEEPWARM_KEEP_FILES_DAYS"),
             environments_max_bytes=None if max_bytes is None else int(max_bytes),
-            environments_unused_days=_number(environ, "KEEPWARM_ENVIRONMENTS_UNUSED_DAYS", 30.0),
+            environments_unused_days=number_setting(environ, "KEEPWARM_ENVIRONMENTS_UNUSED_DAYS", 30.0),
         )
-
-
-def _number(environ: Mapping[str, str], name: str, default: float | None = None) -> float | None:
-    text = environ.get(name)
-    if not text:
-        return default
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise ValueError(f"{name}={text!r} is not a number") from error
-    if value < 0:
-        raise ValueError(f"{name}={text!r} is negative")
-    return value
 
 
 class Jobs:
@@ -214,18 +202,7 @@ async def _serve(settings: Settings) -> None:
     store = await Store.connect(settings.redis_url, settings.data_dir)
     try:
         jobs = Jobs(store, await connect(settings.redis_url), settings)
-        signals = 0
-
-        def on_signal() -> None:
-            nonlocal signals
-            signals += 1
-            if signals > 1:
-                os._exit(1)
-            jobs.stop()
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+        stop_on_signals(jobs.stop)
         await jobs.run()
     finally:
         await store.close()

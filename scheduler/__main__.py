@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import sys
 
 import uvloop
 
 from scheduler.control.service import Scheduler, Settings
 from scheduler.control.stderr_log import log_to_stderr
+from scheduler.control.stopping import stop_on_signals
 from scheduler.store import Store
 from scheduler.store.errors import StoreError
 
@@ -19,18 +18,7 @@ async def _serve(settings: Settings) -> None:
     store = await Store.connect(settings.redis_url, settings.data_dir)
     try:
         scheduler = Scheduler(store, settings)
-        signals = 0
-
-        def on_signal() -> None:
-            nonlocal signals
-            signals += 1
-            if signals > 1:
-                os._exit(1)
-            scheduler.stop()
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+        stop_on_signals(scheduler.stop)
         await scheduler.run()
     finally:
         await store.close()
