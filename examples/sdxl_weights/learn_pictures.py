@@ -31,8 +31,7 @@ def as_floats(pictures: torch.Tensor) -> torch.Tensor:
 def train_autoencoder(model: AutoencoderKL, seconds: float, rng: random.Random, checkpoint: Path) -> None:
     """Train on crops first, which are cheap (the model is convolutional), then on whole pictures.
 
-    The latents get a little noise, so that near is alike; and the mean colour of each 8x8 block counts on its own,
-    since eyes forgive a soft edge sooner than a wrong colour.
+    The latents get a little noise, so that near is alike.
     """
     pool = as_tensor([random_scene(rng) for _ in range(_POOL)])
     stage = Stage("pictures", model, seconds, 2e-3, checkpoint)
@@ -46,11 +45,36 @@ def train_autoencoder(model: AutoencoderKL, seconds: float, rng: random.Random, 
             mean = model.encode(pictures).latent_dist.mean
             noisy = mean + 0.05 * mean.detach().std() * torch.randn_like(mean)
             drawn = model.decode(noisy).sample.float()
-        error = drawn - pictures
-        colour_error = functional.avg_pool2d(error, 8)
-        loss = error.abs().mean() + error.square().mean() + 4 * colour_error.square().mean()
-        stage.learn(loss + 1e-4 * mean.float().square().mean())
+        stage.learn(_drawing_error(drawn, pictures) + 1e-4 * mean.float().square().mean())
         stage.save_now_and_then()
+
+
+def polish_decoder(model: AutoencoderKL, seconds: float, rng: random.Random, checkpoint: Path) -> None:
+    """Teach the decoder alone to draw from latents as a denoiser makes them: noisy, shifted and stretched a little.
+
+    The encoder stays as it is, so a denoiser trained on its latents still fits.
+    """
+    pool = as_tensor([random_scene(rng) for _ in range(_POOL)])
+    latents = encode(model, pool)
+    decoding = torch.nn.ModuleList([model.post_quant_conv, model.decoder]).requires_grad_(True)
+    model.decoder.mid_block.attentions.requires_grad_(False)
+    stage = Stage("polish", decoding, seconds, 1e-3, checkpoint)
+    while stage.progress < 1:
+        picked = torch.randint(0, len(pool), (8,))
+        clean, pictures = latents[picked], as_floats(pool[picked])
+        stretch = 1 + 0.1 * torch.randn(len(clean), 1, 1, 1)
+        shift = 0.15 * torch.randn(*clean.shape[:2], 1, 1)
+        made = clean * stretch + shift + 0.15 * torch.randn_like(clean)
+        with torch.autocast("cpu", torch.bfloat16):
+            drawn = model.decode(made).sample.float()
+        stage.learn(_drawing_error(drawn, pictures))
+        stage.save_now_and_then()
+
+
+def _drawing_error(drawn: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """Error of each pixel, and of each 8x8 block's mean: eyes forgive a soft edge sooner than a wrong colour."""
+    error = drawn - pictures
+    return error.abs().mean() + error.square().mean() + 4 * functional.avg_pool2d(error, 8).square().mean()
 
 
 def _some(pool: torch.Tensor, count: int) -> torch.Tensor:

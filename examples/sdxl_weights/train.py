@@ -17,7 +17,7 @@ import torch
 
 from export import assemble, export_to_cache
 from learn_denoising import Average, Examples, train_denoiser
-from learn_pictures import normalise_latents, picture_error, train_autoencoder
+from learn_pictures import normalise_latents, picture_error, polish_decoder, train_autoencoder
 from learn_words import train_text_encoders
 from models import load_tokenizer, new_autoencoder, new_denoiser, new_text_encoders
 from tokens import write_tokenizer
@@ -58,7 +58,10 @@ def main() -> None:
         export_to_cache(assemble(autoencoder, encoders, tokenizer, exported), options.hub, REPOSITORY)
 
     examples = Examples.make(autoencoder, encoders, tokenizer, rng, work / "examples.pt")
-    train_denoiser(denoiser, examples, 60 * options.denoising_minutes, work / "denoising.checkpoint", export)
+    average = train_denoiser(denoiser, examples, 60 * options.denoising_minutes, work / "denoising.checkpoint", export)
+
+    polish_decoder(autoencoder, 60 * options.polish_minutes, rng, work / "polish.checkpoint")
+    export(average)
 
 
 def _loaded(path: Path, module: torch.nn.Module) -> bool:
@@ -76,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--pictures-minutes", type=float, default=20)
     parser.add_argument("--words-minutes", type=float, default=2)
     parser.add_argument("--denoising-minutes", type=float, default=40)
+    parser.add_argument("--polish-minutes", type=float, default=8)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
