@@ -3,7 +3,8 @@
     python benchmarks/latency.py [--rounds 5] [--seconds 2]
 
 All servers run at once and are asked in turn, round after round, by one client process on the same machine; each figure
-is the median of the rounds. Ours is the whole way: gateway, Redis with its append-only file, supervisor, runner.
+is the median of the rounds. Ours is the whole way: gateway, Redis with its append-only file, supervisor, runner. "plain
+def" is the handler without ``async``, as most model code has it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from servers import ROOT, peer, peer_python, platform
 
 _CLIENTS = (1, 32)
 _BARE, _LITSERVE = "bare FastAPI + uvicorn", "LitServe"
+_BARE_PLAIN = "bare FastAPI + uvicorn, plain def"
 _OURS = {"always": "Keepwarm, appendfsync always", "everysec": "Keepwarm, appendfsync everysec"}
+_OURS_PLAIN = "Keepwarm, appendfsync everysec, plain def"
 
 
 @dataclass
 class Row:
-    """One server's samples: by number of clients, one dict a round."""
+    """One server's samples: by number of clients, one dict a round. ``bare`` names the row with the same handler."""
 
     name: str
     url: str
+    bare: str = _BARE
     samples: dict[int, list[dict[str, float]]] = field(default_factory=lambda: {count: [] for count in _CLIENTS})
 
     def median(self, clients: int, figure: str) -> float:
@@ -62,13 +66,13 @@ def _load(url: str, clients: int, seconds: float) -> dict[str, float]:
 def table(rows: list[Row]) -> str:
     """The rows as Markdown, and one line for each target."""
     by_name = {row.name: row for row in rows}
-    bare, litserve = by_name[_BARE], by_name[_LITSERVE]
+    litserve = by_name[_LITSERVE]
     lines = [
         "| no-op POST | 1 client: p50 / p99 ms | x bare p50 | 32 clients: answers/s | p50 / p99 ms | x LitServe |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        slower = row.median(1, "p50_ms") / bare.median(1, "p50_ms")
+        slower = row.median(1, "p50_ms") / by_name[row.bare].median(1, "p50_ms")
         faster = row.median(32, "per_second") / litserve.median(32, "per_second")
         lines.append(
             f"| {row.name} | {row.median(1, 'p50_ms'):.2f} / {row.median(1, 'p99_ms'):.2f} | {slower:.2f}"
@@ -76,8 +80,8 @@ def table(rows: list[Row]) -> str:
             f" | {faster:.2f} |"
         )
     lines.append("")
-    for name in _OURS.values():
-        slower = by_name[name].median(1, "p50_ms") / bare.median(1, "p50_ms")
+    for name in (*_OURS.values(), _OURS_PLAIN):
+        slower = by_name[name].median(1, "p50_ms") / by_name[by_name[name].bare].median(1, "p50_ms")
         faster = by_name[name].median(32, "per_second") / litserve.median(32, "per_second")
         lines.append(f"{name}: {_verdict('p50 over bare FastAPI', slower, 2.5, at_most=True)}")
         lines.append(f"{name}: {_verdict('throughput over LitServe', faster, 1.5, at_most=False)}")
@@ -94,8 +98,10 @@ def run(rounds: int, seconds: float) -> str:
     with tempfile.TemporaryDirectory(prefix="kwb-") as scratch, ExitStack() as running:
         folder = Path(scratch)
         python = peer_python(folder)
+        bare = running.enter_context(peer(Path(sys.executable), "bare_fastapi.py", folder / "fastapi.log"))
         rows = [
-            Row(_BARE, running.enter_context(peer(Path(sys.executable), "bare_fastapi.py", folder / "fastapi.log"))),
+            Row(_BARE, bare),
+            Row(_BARE_PLAIN, f"{bare}plain", _BARE_PLAIN),
             Row(_LITSERVE, running.enter_context(peer(python, "litserve_server.py", folder / "litserve.log"))),
             Row(
                 "LitServe, fast_queue",
@@ -108,6 +114,7 @@ def run(rounds: int, seconds: float) -> str:
             if fsync == "everysec":
                 many = ours.deploy("benchmarks/peers/noop.py::NoOpManyAtOnce")
                 rows.append(Row(f"{name}, max_multiplexing 32", many))
+                rows.append(Row(_OURS_PLAIN, ours.deploy("benchmarks/peers/noop.py::NoOpPlain"), _BARE_PLAIN))
         measure(rows, rounds, seconds)
         return table(rows)
 

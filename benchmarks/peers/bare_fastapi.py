@@ -21,5 +21,11 @@ async def run(request: Message) -> Message:
     return request
 
 
+@app.post("/plain")
+def run_plain(request: Message) -> Message:
+    """Without ``async``, as most model code is written: FastAPI runs it in a thread."""
+    return request
+
+
 if __name__ == "__main__":
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False)

@@ -20,3 +20,13 @@ class NoOpManyAtOnce(NoOp, max_multiplexing=32):
     """The same, with many requests inside one worker at once."""
 
     app_name = "no-op-many-at-once"
+
+
+class NoOpPlain(fal.App, keep_alive=600, min_concurrency=1, max_concurrency=1):
+    """The same without ``async``, as most model code is written."""
+
+    machine_type = "S"
+
+    @fal.endpoint("/")
+    def run(self, request: Message) -> Message:
+        return request
