@@ -61,6 +61,8 @@ class StubWorker:
     handler: Handler
     claims: list[Claimed] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    """For handlers that wait for the test's word."""
     task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -77,7 +79,10 @@ class StubWorker:
         await asyncio.gather(*running)
 
     async def _answer(self, claim: Claimed) -> None:
-        outcome = await self.handler(self, claim)
+        try:
+            outcome = await self.handler(self, claim)
+        except Exception as error:  # noqa: BLE001 - the caller's test shall see it, not wait for an answer for ever
+            outcome = Outcome(500, JSON, f'{{"detail": "the stub failed: {error!r}"}}'.encode())
         if outcome is not None:
             await self.inbox.finish(claim, outcome)
 
@@ -126,6 +131,10 @@ class RunningGateway:
     def owner_client(self, **options: Any) -> httpx.Client:
         """A caller with the owner's key."""
         return self.client(headers={"authorization": f"Key {self.key}"}, **options)
+
+    def release(self, worker: StubWorker) -> None:
+        """Lets a handler of the worker that waits for ``released`` go on."""
+        self.loop.call_soon_threadsafe(worker.released.set)
 
     def app(self, name: str | None = None, auth: Auth = "public", ephemeral: bool = False) -> str:
         """An app that could serve, without a worker yet; of a name of its own unless one is given."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
@@ -48,7 +47,7 @@ async def slow_hello(worker: StubWorker, claim: Claimed) -> Outcome:
     at = time.time()
     lines = [LogEntry("", at, "STDOUT", text, claim.worker_id, claim.request_id) for text in ("one", "two")]
     await worker.store.logs.append(app, lines[:1])
-    await worker.release.wait()  # type: ignore[attr-defined]
+    await worker.released.wait()
     await worker.store.logs.append(app, lines[1:])
     return Outcome(200, JSON, b'{"answer": 42}', inference_seconds=1.5)
 
@@ -85,18 +84,18 @@ def test_the_life_of_a_request_as_its_caller_sees_it(gateway: RunningGateway, cl
     assert (waiting.json()["status"], waiting.json()["queue_position"]) == ("IN_QUEUE", 0)
     assert waiting.json()["response_url"] == sent["response_url"]
 
-    release = asyncio.Event()
     worker = gateway.worker(app, slow_hello)
-    worker.release = release  # type: ignore[attr-defined]
-    wait_until(lambda: client.get(sent["status_url"]).json()["status"] == "IN_PROGRESS", "it is in progress")
+    wait_until(
+        lambda: client.get(sent["status_url"], params={"logs": "1"}).json()["logs"], "the running request has a line"
+    )
     running = client.get(sent["status_url"], params={"logs": "1"})
-    assert running.status_code == 202
+    assert (running.status_code, running.json()["status"]) == (202, "IN_PROGRESS")
     assert [line["message"] for line in running.json()["logs"]] == ["one"]
     early = client.get(sent["response_url"])
     assert (early.status_code, early.json()) == (400, {"detail": "Request is still in progress"})
     assert client.get(sent["status_url"]).json()["logs"] is None
 
-    gateway.loop.call_soon_threadsafe(release.set)
+    gateway.release(worker)
     body = completed(client, sent["status_url"] + "?logs=true")
     assert body["status"] == "COMPLETED"
     assert body["metrics"] == {"inference_time": 1.5}
@@ -179,14 +178,12 @@ def test_cancel_before_during_and_after(gateway: RunningGateway, client: httpx.C
     answer = client.put(queued["cancel_url"] + "/")
     assert (answer.status_code, answer.json()) == (400, {"status": "ALREADY_COMPLETED"})
 
-    release = asyncio.Event()
     worker = gateway.worker(app, slow_hello)
-    worker.release = release  # type: ignore[attr-defined]
     running = submit(client, app)
     wait_until(lambda: worker.claims, "it runs")
     assert client.put(running["cancel_url"]).status_code == 202
     wait_until(lambda: worker.cancelled, "the worker was told")
-    gateway.loop.call_soon_threadsafe(release.set)
+    gateway.release(worker)
     assert client.get(running["response_url"]).status_code == 499
     assert client.get(f"/queue/{app}/requests/{running['request_id']}/cancel").status_code == 405
 
@@ -211,7 +208,6 @@ def test_a_request_of_another_app_is_not_found(gateway: RunningGateway, client: 
 def test_the_status_stream_tells_each_line_once(gateway: RunningGateway, client: httpx.Client) -> None:
     """Clients join the lines of all events; a cumulative list showed every line again and again."""
     app = gateway.app()
-    release = asyncio.Event()
     sent = submit(client, app)
     events: list[dict[str, Any]] = []
     with client.stream("GET", sent["status_url"] + "/stream?logs=1") as answer:
@@ -222,9 +218,8 @@ def test_the_status_stream_tells_each_line_once(gateway: RunningGateway, client:
             events.append(json.loads(line[6:]))
             if len(events) == 1:
                 worker = gateway.worker(app, slow_hello)
-                worker.release = release  # type: ignore[attr-defined]
             if [entry for event in events for entry in event["logs"] or []]:
-                gateway.loop.call_soon_threadsafe(release.set)
+                gateway.release(worker)
     assert [event["status"] for event in (events[0], events[-1])] == ["IN_QUEUE", "COMPLETED"]
     assert [entry["message"] for event in events for entry in event["logs"] or []] == ["one", "two"]
     assert "logs" in events[-1]

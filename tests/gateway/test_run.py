@@ -209,15 +209,14 @@ def test_a_caller_of_a_sleeping_app_who_hangs_up_leaves_nothing_in_the_queue(gat
 def test_a_lost_push_is_made_good(gateway: RunningGateway) -> None:
     """The gateway's subscription breaks while a request runs: its result is pushed to nobody. The caller got nothing
     until the time-out."""
-    release = asyncio.Event()
 
-    async def when_released(_worker: StubWorker, claim: Claimed) -> Outcome:
-        await release.wait()
+    async def when_released(worker: StubWorker, claim: Claimed) -> Outcome:
+        await worker.released.wait()
         return Outcome(200, JSON, claim.body)
 
     async def lose_the_push() -> None:
         await gateway.gateway.results.close()
-        release.set()
+        worker.released.set()
 
     app = gateway.app()
     worker = gateway.worker(app, when_released)
