@@ -60,9 +60,7 @@ class PlatformUnderTest:
                 env=command_environ(self.data, self.environ),
                 cwd=self.data,
             )
-        wait_until(self._up, f"keepwarm up on {self.data}", timeout=60)
-        record = json.loads((self.data / "platform.json").read_text())
-        self.url = record["url"]
+        self.url = wait_until(self._up, f"keepwarm up on {self.data}", timeout=60)["url"]
         self.key = (self.data / "admin.key").read_text().strip()
         return self
 
@@ -70,11 +68,14 @@ class PlatformUnderTest:
     def log(self) -> Path:
         return self.data / "logs" / "up.log"
 
-    def _up(self) -> bool:
+    def _up(self) -> dict[str, Any]:
+        """What platform.json says once it is this process's own: a killed platform leaves its file behind."""
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"keepwarm up ended: {self.log.read_text()[-4000:]}")
-        return (self.data / "platform.json").exists()
+        file = self.data / "platform.json"
+        record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return record if record.get("pid") == self.process.pid else {}
 
     def stop(self) -> None:
         """As Ctrl-C does; fails when it does not end or leaves a process behind."""

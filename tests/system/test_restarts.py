@@ -119,3 +119,36 @@ def test_a_killed_platform_leaves_nothing_behind_for_long(own: PlatformUnderTest
     own.process.wait(10)
     _, left = psutil.wait_procs(processes, timeout=8)
     assert not left, [p.cmdline() for p in left]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_platform_restarted_under_load_loses_nothing(own: PlatformUnderTest, number: signal.Signals) -> None:
+    """Thirty accepted requests, some running, most waiting; the platform goes and comes back on the same folder. Every
+    one of them ends with its own answer."""
+    path = own.deploy(APPS, "Wide", auth="private").removeprefix(own.url)
+    with own.client() as client:
+        sent = [
+            client.post(f"/queue{path}", json={"seconds": 0.2}).raise_for_status().json()["request_id"]
+            for _ in range(30)
+        ]
+        first = f"/queue{path}/requests/{sent[0]}"
+        wait_until(lambda: client.get(f"{first}/status").status_code == 200, "the first answer", 60)
+    processes = below(own)
+    assert own.process is not None
+    own.process.send_signal(number)
+    own.process.wait(60)
+    _, left = psutil.wait_procs(processes, timeout=10)
+    assert not left, [p.cmdline() for p in left]
+
+    own.start()
+    with own.client() as client:
+        requests = [f"/queue{path}/requests/{request_id}" for request_id in sent]
+        wait_until(
+            lambda: all(client.get(f"{request}/status").status_code == 200 for request in requests),
+            "every request to end",
+            timeout=90,
+            interval=0.2,
+        )
+        for request in requests:
+            answer = client.get(request)
+            assert (answer.status_code, list(answer.json())) == (200, ["pid"]), answer.text
