@@ -5,6 +5,9 @@ from __future__ import annotations
 from .connection import Redis
 from .scripts import SCRIPTS
 
+#: Seconds for giving up the lead when Redis is away: it runs out by itself soon after.
+RESIGN_PATIENCE_S = 1.0
+
 
 class Leadership:
     """The leader's lease."""
@@ -22,5 +25,9 @@ class Leadership:
         return epoch or None
 
     async def resign(self, scheduler_id: str) -> None:
-        """Gives the lead up at once, if this one has it."""
-        await SCRIPTS["resign"](self._redis, scheduler_id=scheduler_id)
+        """Gives the lead up at once, if this one has it.
+
+        Raises:
+            StoreUnavailable: Redis does not answer now.
+        """
+        await SCRIPTS["resign"](self._redis, scheduler_id=scheduler_id, patience=RESIGN_PATIENCE_S)

@@ -19,6 +19,7 @@ from arq.worker import func
 from keepwarm import redis_server as embedded
 from keepwarm.jobs_worker import LeasedWorker, connect
 from scheduler.control.service import Scheduler, Settings
+from scheduler.store import Store
 from scheduler.store.records import RevisionState
 from tests.scheduler.stub_host import deploy, ended, platform, submit
 from tests.scheduler.test_jobs_builds import Builder, jobs, register, state
@@ -34,9 +35,12 @@ class OwnRedis:
         self.url = f"unix://{embedded.socket_path(folder)}"
         self.process = embedded.start(folder, "everysec")
 
-    def restart(self) -> None:
+    def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def restart(self) -> None:
+        self.kill()
         self.process = embedded.start(self.folder, "everysec")
 
 
@@ -83,8 +87,7 @@ def test_an_outage_is_one_line_and_its_end_another(own_redis: OwnRedis, tmp_path
         process = subprocess.Popen([sys.executable, "-P", "-m", "keepwarm.jobs"], env=environ, stderr=stream)
     try:
         wait_until(lambda: said("ready"), "the jobs service to be ready", 30)
-        own_redis.process.kill()
-        own_redis.process.wait()
+        own_redis.kill()
         gone = time.monotonic()
         wait_until(lambda: said("does not answer"), "the outage to be noticed", 30)
         wait_until(lambda: time.monotonic() > gone + 4, "eight tries to have failed", 10)
@@ -119,8 +122,7 @@ def test_slots_that_an_outage_swallowed_come_back(own_redis: OwnRedis) -> None:
         worker.recounted = asyncio.Event()
         worker.job_counter = 1  # what an outage at the wrong moment leaves behind
         await pool.enqueue_job("job", _queue_name="kw:arq:test")
-        own_redis.process.kill()
-        own_redis.process.wait()
+        own_redis.kill()
         working = asyncio.create_task(worker.work())
         await asyncio.wait_for(worker.recounted.wait(), 20)
         assert worker.job_counter == 0
@@ -169,5 +171,23 @@ def test_the_scheduler_leads_on_after_an_outage(own_redis: OwnRedis, tmp_path: P
             await ended(store, "q3", app="o/other")
             scheduler.stop()
             await running
+
+    run(scenario())
+
+
+def test_a_leader_stops_soon_when_redis_is_gone(own_redis: OwnRedis, tmp_path: Path) -> None:
+    """The platform was killed, its Redis with it; the scheduler was told to end and tried for ten seconds to hand its
+    lead over to nobody."""
+
+    async def scenario() -> None:
+        store = await Store.connect(own_redis.url, tmp_path)
+        scheduler = Scheduler(store, Settings(own_redis.url, tmp_path))
+        running = asyncio.create_task(scheduler.run())
+        while not scheduler.leads:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(own_redis.kill)
+        scheduler.stop()
+        await asyncio.wait_for(running, 8)
+        await store.close()
 
     run(scenario())
