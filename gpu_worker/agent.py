@@ -74,7 +74,7 @@ class HostAgent:
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
         self._parent = os.getppid()
-        self._abandoned = False
+        self._abandoned = asyncio.Event()
         self._host = local_host(
             cpu_fallback=settings.cpu_fallback,
             offer=settings.offer,
@@ -91,7 +91,7 @@ class HostAgent:
             {keys.channel_host(self._settings.host_id): lambda _: self._orders_changed.set()},
             self._orders_changed.set,
         )
-        duties = [asyncio.create_task(duty) for duty in (self._keep_reporting(), self._notice_abandonment())]
+        reporting, noticing = (asyncio.create_task(d) for d in (self._keep_reporting(), self._notice_abandonment()))
         working, forced = asyncio.create_task(self._follow_orders()), asyncio.create_task(self._forced.wait())
         try:
             await asyncio.wait({working, forced}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,12 +99,11 @@ class HostAgent:
                 working.result()
         finally:
             await self._end_all()
-            for task in (*duties, working, forced):
+            for task in (reporting, working, forced):
                 task.cancel()
             await subscription.close()
-            if not self._abandoned:
-                with contextlib.suppress(StoreError):
-                    await self._store.hosts.report(self._host, ttl_s=0)
+            await self._tell(self._store.hosts.report(self._host, ttl_s=0))
+            noticing.cancel()
 
     async def _follow_orders(self) -> None:
         while not self._stopping.is_set():
@@ -125,7 +124,7 @@ class HostAgent:
                 misses = 0
             except (StoreError, TimeoutError):
                 misses += os.getppid() != self._parent
-        self._abandoned = True
+        self._abandoned.set()
         self._forced.set()
 
     def stop(self) -> None:
@@ -241,13 +240,21 @@ class HostAgent:
         if left := process_tree.kill_descendants():
             print(f"gpu_worker: these processes would not die: {left}", file=sys.stderr, flush=True)
         for worker in list(self._workers.values()):
-            if not self._abandoned:
-                with contextlib.suppress(StoreError):
-                    await self._store.workers.remove(worker.app, worker.worker_id, "its host stopped")
+            await self._tell(self._store.workers.remove(worker.app, worker.worker_id, "its host stopped"))
             self._drop(worker)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _tell(self, telling: Coroutine[None, None, object]) -> None:
+        """A last word to the store: as long as somebody may hear it, and not while Redis stays away with the rest."""
+        told = asyncio.ensure_future(telling)
+        abandoned = asyncio.ensure_future(self._abandoned.wait())
+        await asyncio.wait({told, abandoned}, return_when=asyncio.FIRST_COMPLETED)
+        abandoned.cancel()
+        told.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StoreError):
+            await told
 
     def _signal_all(self, number: int) -> None:
         for worker in self._workers.values():
