@@ -115,7 +115,12 @@ def test(pytest_arguments: list[str]) -> None:
     run(BIN / "ruff", "check", ".")
     run(BIN / "lint-imports")
     run(BIN / "mypy")
-    run(BIN / "python", "-m", "pytest", *(pytest_arguments or ["-m", "not debian"]))
+    run(BIN / "python", "-m", "pytest", *(pytest_arguments or ["-m", "not debian", *side_by_side()]))
+
+
+def side_by_side() -> list[str]:
+    """Options for several files of tests at once: they mostly wait, so one more than there are processors."""
+    return ["-n", str(min(8, (os.cpu_count() or 1) + 1)), "--dist", "loadfile"]
 
 
 def main() -> None:

@@ -34,8 +34,7 @@ def redis_server() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def redis_url(redis_server: str) -> str:
+def emptied(redis_server: str) -> str:
     """The same server with nothing in it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(redis_server.removeprefix("unix://"))
@@ -44,16 +43,26 @@ def redis_url(redis_server: str) -> str:
     return redis_server
 
 
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """An empty server."""
+    return emptied(redis_server)
+
+
+def pytest_configure() -> None:
+    """Before pytest-xdist starts its workers, which inherit the variable: all build into one folder."""
+    if "KEEPWARM_TEST_BUILDS" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="kwt-builds-")
+        os.environ["KEEPWARM_TEST_BUILDS"] = folder
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def shared_builds() -> Path:
-    """Environments and uv's cache, built once for all platforms of a test session (and of later ones, if
+    """Environments and uv's cache, built once for all platforms of a test run (and of later ones, if
     KEEPWARM_TEST_BUILDS names a folder to keep)."""
-    if kept := os.environ.get("KEEPWARM_TEST_BUILDS"):
-        folder = Path(kept)
-        folder.mkdir(parents=True, exist_ok=True)
-    else:
-        folder = Path(tempfile.mkdtemp(prefix="kwt-builds-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = Path(os.environ["KEEPWARM_TEST_BUILDS"])
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("environments", "uv-cache"):
         (folder / name).mkdir(exist_ok=True)
     return folder

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import emptied
 from tests.gateway.platform import RunningGateway
 
 StartGateway = Callable[..., RunningGateway]
@@ -24,8 +25,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gateway(redis_server: str, data_dir: Path) -> Iterator[RunningGateway]:
-    """One gateway with the usual settings."""
-    started = RunningGateway(redis_server, data_dir).start()
+    """One gateway with the usual settings, on a server that holds nothing of another module's."""
+    started = RunningGateway(emptied(redis_server), data_dir).start()
     yield started
     started.stop()
 
