@@ -43,6 +43,26 @@ class BlobStore:
         """
         return self._path(ref).read_bytes()
 
+    def size(self, ref: str) -> int | None:
+        """Bytes of what was stored; None when it was deleted."""
+        try:
+            return self._path(ref).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def link(self, ref: str, *, app: str, request_id: str) -> str:
+        """Gives what was stored to a second request, which then has a reference of its own to it.
+
+        Raises:
+            FileNotFoundError: it was deleted.
+        """
+        source, new = self._path(ref), f"{app}/{request_id}.{uuid.uuid4().hex}"
+        target = self._path(new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, target)
+        os.utime(target)  # counts as just stored: its request is stored after it
+        return new
+
     def delete(self, ref: str) -> None:
         """Removes it; gone already is fine."""
         self._path(ref).unlink(missing_ok=True)

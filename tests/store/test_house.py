@@ -61,6 +61,7 @@ async def live_through_everything(s: Scene) -> None:
     await inbox.finish(owed, OK, claim_next=False)
     delayed = await s.claimed_any(inbox)
     await s.lose(delayed, delay_ms=60_000)
+    await s.lose(await s.claimed_any(inbox, max_attempts=1))
     await s.requests.cancel(APP, await s.submit())
     await s.claimed_any(inbox)
     await s.worker("w2")
@@ -159,7 +160,7 @@ def test_only_what_brings_new_work_is_refused_when_memory_is_full(name: str) -> 
     first_line = (LUA / f"{name}.lua").read_text().partition("\n")[0]
     assert first_line.startswith("#!lua")
     refused = "allow-oom" not in first_line and "no-writes" not in first_line
-    assert refused == (name in {"submit", "point", "put_revision"})
+    assert refused == (name in {"submit", "replay_letter", "point", "put_revision"})
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
