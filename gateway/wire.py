@@ -19,6 +19,7 @@ from scheduler.store.records import (
     AppRecord,
     AppSeen,
     DeadLetter,
+    DeadWebhook,
     EnvironmentRecord,
     HostRecord,
     LogEntry,
@@ -253,6 +254,19 @@ def letter_with_input(record: DeadLetter, body: bytes | None) -> Json:
         "query": record.query,
         "headers": [list(pair) for pair in record.headers],
         "body": text,
+    }
+
+
+def dead_webhook(record: DeadWebhook) -> Json:
+    """A delivery that was given up."""
+    return {
+        "app": record.app,
+        "request_id": record.request_id,
+        "url": record.url,
+        "tries": record.tries,
+        "given_up_at": _iso_ms(record.given_up_at_ms),
+        "why": record.why,
+        "status": _status_name(record.state),
     }
 
 

@@ -348,3 +348,16 @@ class WebhookDelivery:
     url: str
     tries: int
     due_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadWebhook:
+    """A delivery that was given up after ``tries``; ``why`` is how the last one ended."""
+
+    app: str
+    request_id: str
+    url: str
+    tries: int
+    given_up_at_ms: int
+    why: str
+    state: RequestState

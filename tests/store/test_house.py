@@ -56,7 +56,7 @@ async def live_through_everything(s: Scene) -> None:
     dead = await s.claimed_any(inbox, webhook="http://there/hook")
     await inbox.finish(dead, OK, claim_next=False)
     (delivery,) = await store.outbox.due(APP)
-    await store.outbox.dead_letter(delivery)
+    await store.outbox.give_up(delivery, "status 500")
     owed = await s.claimed_any(inbox, webhook="http://there/hook")
     await inbox.finish(owed, OK, claim_next=False)
     delayed = await s.claimed_any(inbox)

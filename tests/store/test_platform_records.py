@@ -185,10 +185,31 @@ async def test_a_webhook_is_owed_until_it_is_delivered(redis_url: str, tmp_path:
         claim = await s.claimed(inbox, webhook="http://there/hook")
         await inbox.finish(claim, OK)
         (delivery,) = await s.store.outbox.due()
-        await s.store.outbox.dead_letter(delivery)
+        await s.store.outbox.give_up(delivery, "status 500")
         await s.store.outbox.reschedule(delivery, 0)
         assert await s.store.outbox.due() == []
-        assert await s.store.outbox.dead_letters(APP) == [claim.request_id]
+        (dead,) = await s.store.outbox.dead(APP)
+        assert (dead.request_id, dead.url, dead.tries, dead.why) == (
+            claim.request_id,
+            "http://there/hook",
+            1,
+            "status 500",
+        )
+        week = 7 * 86400 * 1000
+        assert week - 60_000 < await s.redis("PTTL", keys.request(APP, claim.request_id)) <= week
+
+        assert await s.store.outbox.replay(APP, claim.request_id)
+        assert await s.store.outbox.replay(APP, claim.request_id), "asked twice, it is one delivery"
+        assert await s.store.outbox.dead(APP) == []
+        (again,) = await s.store.outbox.due(APP)
+        assert (again.request_id, again.tries) == (claim.request_id, 0), "with all its tries"
+        await s.store.outbox.delivered(again)
+        assert await s.redis("PTTL", keys.request(APP, claim.request_id)) < week / 2
+        assert await s.store.outbox.replay(APP, claim.request_id), "its receiver may have lost it"
+        assert await s.store.outbox.drop(APP, claim.request_id)
+        assert await s.store.outbox.due(APP) == []
+        assert not await s.store.outbox.drop(APP, claim.request_id)
+        assert not await s.store.outbox.replay(APP, "unknown")
 
 
 async def test_the_webhook_of_a_deleted_app_is_still_owed(redis_url: str, tmp_path: Path) -> None:

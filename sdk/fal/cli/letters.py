@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import sys
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from fal._problem import Problem
+from fal.cli.choosing import all_option, chosen, limit_option, queue_path
 from fal.cli.options import control_api, items_of, json_option
-
-_LISTED = 1000
-all_option = click.option("--all", "everything", is_flag=True, help="Every letter of the app.")
 
 
 @click.group("letters")
@@ -25,14 +21,14 @@ def command() -> None:
 
 @command.command("list")
 @click.argument("app")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, _LISTED), help="At most so many.")
+@limit_option
 @json_option
 def list_letters(app: str, limit: int, as_json: bool) -> None:
     """List the dead letters of APP, the newest first."""
     from fal.cli.console import Screen, print_json, when
 
     api = control_api()
-    letters = items_of(api.json("GET", _path(api, app), params={"limit": limit}))
+    letters = items_of(api.json("GET", queue_path(api, app, "letters"), params={"limit": limit}))
     if as_json:
         print_json(letters)
         return
@@ -65,7 +61,7 @@ def show(app: str, request_id: str, only_body: bool, as_json: bool) -> None:
     from fal.cli.console import print_json
 
     api = control_api()
-    path = _path(api, app, request_id)
+    path = queue_path(api, app, "letters", request_id)
     if only_body:
         sys.stdout.buffer.write(api.request("GET", f"{path}/body").content)
         return
@@ -121,11 +117,11 @@ def replay(app: str, request_ids: tuple[str, ...], everything: bool, again: bool
 
     api = control_api()
     # --all means those that nobody has replayed yet, so that it can be asked for again after an error
-    chosen = _chosen(api, app, request_ids, everything, lambda item: again or not item.get("replayed_as"))
+    names = chosen(api, app, "letters", request_ids, everything, lambda item: again or not item.get("replayed_as"))
     params = {"again": "1"} if again else {}
     made = []
-    for request_id in chosen:
-        answer = api.json("POST", f"{_path(api, app, request_id)}/replay", params=params)
+    for request_id in names:
+        answer = api.json("POST", f"{queue_path(api, app, 'letters', request_id)}/replay", params=params)
         made.append(answer)
         if not as_json:
             Screen().tick(f"{request_id} runs again as {answer['request_id']}")
@@ -146,32 +142,15 @@ def drop(app: str, request_ids: tuple[str, ...], everything: bool, yes: bool, as
     from fal.cli.console import Screen, print_json
 
     api = control_api()
-    chosen = _chosen(api, app, request_ids, everything, lambda item: True)
-    if everything and chosen and not yes and sys.stdin.isatty():
-        click.confirm(f"Drop all {len(chosen)} dead letters of {api.app_id(app)}?", abort=True)
-    for request_id in chosen:
-        api.request("DELETE", _path(api, app, request_id))
+    names = chosen(api, app, "letters", request_ids, everything)
+    if everything and names and not yes and sys.stdin.isatty():
+        click.confirm(f"Drop all {len(names)} dead letters of {api.app_id(app)}?", abort=True)
+    for request_id in names:
+        api.request("DELETE", queue_path(api, app, "letters", request_id))
     if as_json:
-        print_json({"dropped": chosen})
+        print_json({"dropped": names})
     else:
-        Screen().tick(f"Dropped {len(chosen)} dead letter{'s' * (len(chosen) != 1)} of {api.app_id(app)}")
-
-
-def _chosen(api: Any, app: str, request_ids: tuple[str, ...], everything: bool, fits: Any) -> list[str]:
-    if everything == bool(request_ids):
-        raise Problem(
-            "Name the requests or say --all, not both." if everything else "Which requests?",
-            next_step=f"`fal queue letters list {app}` shows their ids; --all means every one.",
-        )
-    if not everything:
-        return list(request_ids)
-    found = items_of(api.json("GET", _path(api, app), params={"limit": _LISTED}))
-    return [str(item["request_id"]) for item in found if fits(item)]
-
-
-def _path(api: Any, app: str, request_id: str | None = None) -> str:
-    path = f"/api/v1/queue/{quote(api.app_id(app))}/letters"
-    return path if request_id is None else f"{path}/{quote(request_id, safe='')}"
+        Screen().tick(f"Dropped {len(names)} dead letter{'s' * (len(names) != 1)} of {api.app_id(app)}")
 
 
 def _size(letter: dict[str, Any]) -> str:

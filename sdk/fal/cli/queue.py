@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from fal.cli import letters
+from fal.cli import letters, webhooks
 from fal.cli.options import control_api, json_option
 
 
@@ -20,6 +20,7 @@ def command() -> None:
 
 
 command.add_command(letters.command)
+command.add_command(webhooks.command)
 
 
 @command.command("size")

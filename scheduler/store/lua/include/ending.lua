@@ -28,7 +28,7 @@ local function end_request(id, r, status, verb, result, error_type, why)
   local keep = retention_ms
   if r.logged then redis.call('PEXPIRE', request_logs_prefix .. id, keep) end
   if r.webhook ~= '' and status ~= 'CANCELLED' then
-    keep = keep + 86400000 -- the delivery needs the record; the outbox shortens this when it is done
+    keep = keep + 129600000 -- the delivery needs the record; the outbox shortens this when it is done
     redis.call('ZADD', outbox, now, id)
     redis.call('PUBLISH', channel_outbox, app)
   end
