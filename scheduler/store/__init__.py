@@ -41,6 +41,7 @@ from .subscriptions import Subscriber, Subscription
 from .workers import Workers
 
 __all__ = [
+    "RETENTION_S",
     "ApiKeys",
     "Apps",
     "BlobStore",
@@ -74,8 +75,8 @@ __all__ = [
     "records",
 ]
 
-#: Seconds for which a finished request and its result are kept.
-RETENTION_S = 3600.0
+#: Seconds for which a finished request and its result are kept, unless the request says otherwise.
+RETENTION_S = 86_400.0
 #: Waiting requests of one app beyond which new ones are refused.
 MAX_QUEUE = 100_000
 

@@ -262,6 +262,7 @@ class Inbox:
             claim_more="1" if take_more else "0",
             lease_ms=self._lease_ms,
             overdue=OVERDUE,
+            bytes=len(outcome.body),
         )
         self.release(claim)
         if answer:

@@ -9,11 +9,12 @@ import asyncio
 import hashlib
 import re
 import uuid
-from typing import Literal
+from typing import Any, Literal
 
 from . import keys
 from .blobs import BlobStore
 from .connection import Redis
+from .errors import StoreError, StoreUnavailable
 from .outcomes import (
     INLINE_BYTES,
     POISONED,
@@ -67,18 +68,30 @@ class Requests:
         check_id(s.request_id)
         if s.gateway is not None:
             check_id(s.gateway)
-        body, body_ref = s.body, None
-        if len(body) > INLINE_BYTES:
-            body_ref = await asyncio.to_thread(self._blobs.put, body, app=s.app, request_id=s.request_id)
-            body = b""
-        reply = await _SUBMIT(
+        body_ref = None
+        if len(s.body) > INLINE_BYTES:
+            body_ref = await asyncio.to_thread(self._blobs.put, s.body, app=s.app, request_id=s.request_id)
+        try:
+            reply = await self._store(s, body_ref)
+        except StoreUnavailable:
+            raise  # it may have been stored: the sweep will know
+        except StoreError:
+            if body_ref is not None:
+                await asyncio.to_thread(self._blobs.delete, body_ref)
+            raise
+        if body_ref is not None and reply[0].decode() != s.request_id:  # its key led to an earlier request
+            await asyncio.to_thread(self._blobs.delete, body_ref)
+        return Submitted(reply[0].decode(), reply[1], reply[2] == 1)
+
+    async def _store(self, s: Submission, body_ref: str | None) -> list[Any]:
+        reply: list[Any] = await _SUBMIT(
             self._redis,
             s.app,
             request_id=s.request_id,
             mode=s.mode,
             priority=s.priority,
             call=pack_call(s, body_ref),
-            body=body,
+            body=s.body if body_ref is None else b"",
             gateway=s.gateway or "",
             webhook=s.webhook or "",
             max_attempts=s.max_attempts,
@@ -87,8 +100,9 @@ class Requests:
             cap=self._max_queue,
             idempotency_key=hashlib.sha256(s.idempotency_key.encode()).hexdigest() if s.idempotency_key else "",
             fingerprint=_fingerprint(s) if s.idempotency_key else "",
+            keep="brief" if not s.store_io else "" if s.keep_s is None else int(s.keep_s * 1000),
         )
-        return Submitted(reply[0].decode(), reply[1], reply[2] == 1)
+        return reply
 
     async def get(self, app: str, request_id: str) -> RequestRecord | None:
         """Everything known of a request: its outcome when it has ended, its position while it is queued.

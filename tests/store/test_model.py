@@ -221,6 +221,7 @@ class Life(RuleBasedStateMachine):
                 claim_more=int(more),
                 lease_ms=60_000,
                 overdue=OVERDUE,
+                bytes=len(outcome.body),
             )
         )
         ours = known is not None and known.attempt == attempt and known.worker == worker

@@ -31,8 +31,10 @@ local function keep_letter(id, r, error_type, why, crashes)
     'attempts', r.attempt, 'crashes', crashes, 'worker', r.worker,
     'host', redis.call('HGET', worker_prefix .. r.worker, 'host') or '', 'exit_code', exit_code, 'words', words,
     'log', cmsgpack.pack(last_lines(id)), 'submitted_at', r.submitted_at, 'started_at', r.started_at,
-    'died_at', now_text, 'priority', r.priority, 'max_attempts', r.max_attempts, 'webhook', r.webhook)
-  redis.call('PEXPIRE', key, 604800000)
+    'died_at', now_text, 'priority', r.priority, 'max_attempts', r.max_attempts, 'webhook', r.webhook,
+    'keep', r.keep)
+  -- a week, but not for a caller who wants nothing stored
+  redis.call('PEXPIRE', key, r.keep == 'brief' and 3600000 or 604800000)
   redis.call('ZADD', letters, now, id)
   redis.call('PEXPIRE', letters, 604800000)
   bound_letters()
