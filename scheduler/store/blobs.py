@@ -54,12 +54,17 @@ class BlobStore:
         """Gives what was stored to a second request, which then has a reference of its own to it.
 
         Raises:
-            FileNotFoundError: it was deleted.
+            FileNotFoundError: it was deleted. StoreFull: it had to be copied, and there is no room.
         """
         source, new = self._path(ref), f"{app}/{request_id}.{uuid.uuid4().hex}"
         target = self._path(new)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(source, target)
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a filesystem without hard links
+            return self.put(source.read_bytes(), app=app, request_id=request_id)
         os.utime(target)  # counts as just stored: its request is stored after it
         return new
 

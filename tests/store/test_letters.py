@@ -59,6 +59,22 @@ async def test_used_up_attempts_leave_a_letter_with_the_apps_answer(redis_url: s
         assert (letter.words, letter.exit_code, letter.log) == (BUSY.body.decode(), None, ())
 
 
+async def test_a_lost_worker_leaves_a_letter_without_last_words(redis_url: str, tmp_path: Path) -> None:
+    """The whole host went away three times: nobody saw how, but which one it was is known, and the input is safe."""
+    async with scene(redis_url, tmp_path) as s:
+        request_id = await s.submit()
+        for number in range(3):
+            inbox = await s.worker(f"w{number}")
+            claim = await inbox.next()
+            await s.store.workers.remove(APP, f"w{number}", "no sign of life")
+            await s.lose(claim, reason="its worker stopped renewing the lease", epoch=s.epoch)
+        letter = await s.store.letters.get(APP, request_id)
+        assert letter is not None
+        assert (letter.error_type, letter.exit_code, letter.words) == ("poison_request", None, "")
+        assert (letter.worker_id, letter.host) == ("w2", "box")
+        assert await s.store.letters.body(letter) == b'{"prompt":"rhino"}'
+
+
 async def test_who_was_told_at_once_gets_no_letter(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         inbox = await s.worker()
@@ -128,6 +144,20 @@ async def test_a_large_input_lives_as_long_as_its_letter(redis_url: str, tmp_pat
         assert not await s.store.letters.drop(APP, "q")
         with pytest.raises(NotFound, match="no longer on disk"):
             await s.store.letters.body(letter)
+
+
+async def test_a_large_input_is_copied_where_files_cannot_be_linked(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    body = os.urandom(INLINE_BYTES + 1)
+    async with scene(redis_url, tmp_path) as s:
+        await poisoned(s, "q", body=body)
+        await s.store.letters.replay(APP, "q", "new")
+        assert (await s.inboxes[0].next()).body == body
 
 
 async def test_letters_are_bounded_and_end(redis_url: str, tmp_path: Path) -> None:

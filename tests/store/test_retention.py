@@ -129,3 +129,6 @@ async def test_a_refused_or_superseded_payload_goes_at_once(redis_url: str, tmp_
             with pytest.raises(Exception, match="waiting"):
                 await s.submit("refused", body=large)
         assert list((tmp_path / "blobs").glob("*/*/*")) == []
+        await s.requests.cancel(APP, "waiting")
+        await s.requests.cancel(APP, await s.submit(body=large))
+        assert await s.store.sweep_blobs(older_than_s=-1) == 1, "nobody names the body of a cancelled request"
