@@ -266,7 +266,7 @@ def dead_webhook(record: DeadWebhook) -> Json:
         "tries": record.tries,
         "given_up_at": _iso_ms(record.given_up_at_ms),
         "why": record.why,
-        "status": _status_name(record.state),
+        "status": "OK" if record.state is RequestState.COMPLETED else "ERROR",
     }
 
 

@@ -126,7 +126,7 @@ def outbox_dead(app: str) -> str:
 def letter(app: str, request_id: str) -> str:
     """Dead letter: the input of a queued request that was given up, its last attempt and what was last heard of it.
 
-    Hash; TTL: 7 days after it was given up; letters.
+    Hash; TTL: 7 days after it was given up, 1 h for a caller who wants nothing stored; letters.
     """
     return f"{{{app}}}:letter:{request_id}"
 

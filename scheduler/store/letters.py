@@ -35,7 +35,7 @@ class Letters:
         self._max_queue = max_queue
 
     async def list(self, app: str, limit: int = 100) -> list[DeadLetter]:
-        """The app's letters, the newest first."""
+        """The app's letters, the newest first, without ``words`` and ``log``."""
         reply = await SCRIPTS["list_letters"](self._redis, app, limit=limit)
         return list(await asyncio.gather(*(self._sized(_record(app, flat)) for flat in reply)))
 
@@ -153,8 +153,8 @@ def _record(app: str, flat: Sequence[bytes]) -> DeadLetter:
         worker_id=text["worker"] or None,
         host=text["host"] or None,
         exit_code=_number(text["exit_code"]),
-        words=text["words"],
-        log=_lines(raw["log"], text["id"]),
+        words=text.get("words", ""),
+        log=_lines(raw["log"], text["id"]) if "log" in raw else (),
         priority="low" if text["priority"] == "low" else "normal",
         webhook=text["webhook"] or None,
         replayed_as=text["replayed_as"] or None,

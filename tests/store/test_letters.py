@@ -54,7 +54,8 @@ async def test_used_up_attempts_leave_a_letter_with_the_apps_answer(redis_url: s
     async with scene(redis_url, tmp_path) as s:
         claim = await s.claimed(await s.worker(), max_attempts=1)
         assert await s.lose(claim, crashed=False, reason="the app answered 503", fallback=BUSY) == "failed"
-        (letter,) = await s.store.letters.list(APP)
+        letter = await s.store.letters.get(APP, claim.request_id)
+        assert letter is not None
         assert (letter.error_type, letter.error, letter.attempts) == (None, "the app answered 503", 1)
         assert (letter.words, letter.exit_code, letter.log) == (BUSY.body.decode(), None, ())
 

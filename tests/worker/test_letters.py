@@ -88,7 +88,8 @@ def test_an_app_that_keeps_answering_503_leaves_its_answer(redis_url: str, tmp_p
             app = await on.deploy(APP)
             request_id = await on.submit(app, "/busy", max_attempts=2)
             await ends(on, app, request_id)
-            (letter,) = await on.store.letters.list(app)
+            letter = await on.store.letters.get(app, request_id)
+            assert letter is not None
             assert (letter.request_id, letter.error_type, letter.attempts) == (request_id, None, 2)
             assert (letter.error, letter.words) == ("the app answered 503", '{"detail": "all tiles are taken"}')
             assert await on.store.requests.state(app, request_id) is RequestState.ERROR

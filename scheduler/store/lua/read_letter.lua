@@ -3,4 +3,4 @@
 -- ARGV letter_id
 -- RETURNS: {name, value, ...}, or nil when there is no such letter
 -- INCLUDE letter_fields
-return letter_fields(letter_id)
+return letter_fields(letter_id, true)
