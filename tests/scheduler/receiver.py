@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 _ANSWERS = {
@@ -33,7 +33,7 @@ class Received:
 class Receiver:
     """Behaves by the path that is called, see ``_ANSWERS`` and ``_answer``; ``/200`` and anything unknown is fine.
 
-    ``healthy``: while False, every path answers 500.
+    ``healthy``: while False, every path answers 500. ``before_answer``: what happens first when a call has come in.
     """
 
     scheme: str = "http"
@@ -41,6 +41,8 @@ class Receiver:
     received: list[Received] = field(default_factory=list)
     sent_bytes: int = 0
     healthy: bool = True
+    before_answer: Callable[[], Awaitable[object]] | None = None
+    answered: int = 0
     at_once: int = 0
     most_at_once: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -56,7 +58,11 @@ class Receiver:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                await self._answer(await self._read(reader), writer)
+                request = await self._read(reader)
+                if self.before_answer is not None:
+                    await self.before_answer()
+                await self._answer(request, writer)
+                self.answered += 1
         finally:
             self.at_once -= 1
             writer.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -158,6 +161,55 @@ def test_a_try_that_nobody_recorded_is_made_again(redis_url: str, tmp_path: Path
                 await await_until(lambda: _arrived(server, 2), "the second delivery")
                 await await_until(lambda: _empty(later), "the outbox to be empty")
             assert {r.headers["x-fal-webhook-request-id"] for r in server.received} == {"q1"}
+
+    run(scenario())
+
+
+def _start(redis_url: str, data: Path) -> subprocess.Popen[bytes]:
+    environ = os.environ | {
+        "KEEPWARM_REDIS_URL": redis_url,
+        "KEEPWARM_DATA": str(data),
+        "KEEPWARM_ALLOW_PRIVATE_WEBHOOKS": "1",
+    }
+    return subprocess.Popen([sys.executable, "-m", "keepwarm.jobs"], env=environ)
+
+
+def test_f33_a_sender_killed_after_the_200_delivers_again_with_the_same_id(redis_url: str, tmp_path: Path) -> None:
+    """The real process: Redis takes no writes while the receiver says 200, so that the outbox cannot have heard of it
+    when the process is killed. Its successor delivers again, signed afresh."""
+
+    async def scenario() -> None:
+        async with receiver() as server:
+            store = await Store.connect(redis_url, tmp_path)
+            process = _start(redis_url, tmp_path)
+            try:
+                await await_until(lambda: _alive(store), "the jobs service to be ready")
+                server.before_answer = lambda: store._redis.command("CLIENT", "PAUSE", 60_000, "WRITE")
+                await finished(store, "q1", server.url("/200"))
+                await await_until(lambda: _answered(server, 1), "the 200")
+                process.kill()
+                process.wait()
+                server.before_answer = None
+                await store._redis.command("CLIENT", "UNPAUSE")
+                assert await _outbox(store) == 1
+                process = _start(redis_url, tmp_path)
+                await await_until(lambda: _arrived(server, 2), "the second delivery", timeout=60)
+                await await_until(lambda: _empty(store), "the outbox to be empty")
+            finally:
+                await store._redis.command("CLIENT", "UNPAUSE")
+                process.kill()
+                process.wait()
+                await store.close()
+            first, second = server.received
+            assert first.body == second.body
+            assert json.loads(second.body)["request_id"] == "q1"
+            assert first.headers["x-fal-webhook-timestamp"] < second.headers["x-fal-webhook-timestamp"]
+
+    async def _alive(store: Store) -> bool:
+        return bool(await store._redis.command("KEYS", keys.service("jobs", "*")))
+
+    async def _answered(server: Receiver, count: int) -> bool:
+        return server.answered >= count
 
     run(scenario())
 
