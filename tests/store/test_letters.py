@@ -136,6 +136,8 @@ async def test_a_large_input_lives_as_long_as_its_letter(redis_url: str, tmp_pat
         assert await s.store.sweep_blobs(older_than_s=-1) == 0
         assert await s.store.letters.body(letter) == body
         await s.store.letters.replay(APP, "q", "new")
+        await s.store.letters.replay(APP, "q", "refused")
+        assert len(list((tmp_path / "blobs").glob("*/*/*"))) == 2, "the letter's and the new request's"
         assert await s.store.letters.drop(APP, "q")
         assert await s.store.sweep_blobs(older_than_s=-1) == 0, "the new request has a body of its own"
         claim = await s.inboxes[0].next()

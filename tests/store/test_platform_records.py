@@ -205,8 +205,12 @@ async def test_a_webhook_that_was_given_up_is_kept_for_a_week_to_be_replayed(red
         assert await s.store.outbox.dead(APP) == []
         (again,) = await s.store.outbox.due(APP)
         assert (again.request_id, again.tries) == (claim.request_id, 0), "with all its tries"
+        assert await s.store.outbox.replay(APP, claim.request_id)
+        assert await s.store.outbox.due(APP) == [], "a try that is under way is not made beside itself"
         await s.store.outbox.delivered(again)
         assert await s.redis("PTTL", keys.request(APP, claim.request_id)) < week / 2
+        await s.store.outbox.give_up(again, "too late")
+        assert await s.store.outbox.dead(APP) == [], "what was delivered stays delivered"
         assert await s.store.outbox.replay(APP, claim.request_id), "its receiver may have lost it"
         assert await s.store.outbox.drop(APP, claim.request_id)
         assert await s.store.outbox.due(APP) == []
