@@ -21,12 +21,14 @@ from .asgi import Headers, Message, Receive, Scope, Send, respond
 from .auth import Keys
 from .bundles import Bundles
 from .control import Control
+from .dead_webhooks import DeadWebhooks
 from .deployments import Deployments
 from .directory import Directory
 from .errors import CallerGone, Refusal, answer_for, is_expected, overloaded
 from .events import EventStreams
 from .files import Files
 from .incoming import Head, new_request_id, read_head
+from .letters import Letters
 from .limits import Limits
 from .logs import Logs
 from .public import Public
@@ -53,7 +55,7 @@ class Gateway:
         self._run = Run(store, addresses, access, limits, self.results, settings.write_timeout)
         self._queue = Queue(store, settings, addresses, access, limits, self._streams)
         self._files = Files(store, settings.write_timeout)
-        parts = (Public, Bundles, Deployments, Apps, Logs, ApiKeys)
+        parts = (Public, Bundles, Deployments, Apps, Letters, DeadWebhooks, Logs, ApiKeys)
         routes = [route for part in parts for route in part(control).routes()]
         self._router = Router(routes, redirect_slashes=False)
 

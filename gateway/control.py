@@ -90,6 +90,13 @@ def head_of(request: Request) -> Head:
     return head
 
 
+def page_size(given: str, most: int) -> int:
+    """``?limit=``; 400 when it is no number from 1 to ``most``."""
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= most:
+        raise bad_request(f"limit is {given[:40]!r}; use 1 to {most}.")
+    return int(given)
+
+
 def answer(value: object, status: int = 200) -> Response:
     """JSON."""
     return Response(wire.dumps(value), status, media_type="application/json")

@@ -15,7 +15,7 @@ from scheduler.store.errors import StoreError
 from scheduler.store.records import LogEntry
 
 from . import wire
-from .control import Control, answer
+from .control import Control, answer, page_size
 from .errors import CallerGone, Refusal, bad_request
 from .events import Events, Story
 
@@ -61,7 +61,7 @@ class Logs:
         """``?limit=`` lines, the newest unless ``?after=`` an entry; ``?follow=1`` goes on as events."""
         app = (await self._control.owned_alias(request)).app
         query = request.query_params
-        limit = _limit(query.get("limit", "1000"))
+        limit = page_size(query.get("limit", "1000"), _MOST_LINES)
         after = _after(query.get("after"))
         wanted = Wanted(app, query.get("request_id") or None, query.get("worker_id") or None)
         entries = await self._newest(wanted, limit) if after is None else (await self._page(wanted, after, limit))[0]
@@ -140,12 +140,6 @@ class Logs:
                 log.warning("a session could not be renewed", app=app, error=str(error))
             if not await events.wait(_LOOK_SECONDS):
                 return
-
-
-def _limit(given: str) -> int:
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= _MOST_LINES:
-        raise bad_request(f"limit is {given[:40]!r}; use 1 to {_MOST_LINES}.")
-    return int(given)
 
 
 def _after(given: str | None) -> str | None:

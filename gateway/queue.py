@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from scheduler.store import Store
+from scheduler.store import RETENTION_S, Store
 from scheduler.store.records import LogEntry, RequestRecord, Submission
 
 from . import answers, cors, incoming, wire
@@ -48,6 +48,8 @@ class Queue:
         self._access = access
         self._limits = limits
         self._allow_private = settings.allow_private_webhooks
+        keep_s = settings.keep_results_hours * 3600.0
+        self._keep_s = None if keep_s == RETENTION_S else keep_s
         self._streams = streams
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, request_id: str) -> None:
@@ -132,6 +134,8 @@ class Queue:
             webhook=checked_webhook(webhook, self._allow_private) if webhook else None,
             max_queue_length=_queue_length(consumed.get("fal_max_queue_length")),
             idempotency_key=incoming.idempotency_key(head),
+            keep_s=self._keep_s,
+            store_io=_store_io(head),
         )
         answer = await self._store.requests.submit(submission)
         urls = wire.request_urls(queue_base(base_url, head.host), app, answer.request_id)
@@ -189,6 +193,12 @@ class Queue:
 
 def _wants_logs(query: bytes) -> bool:
     return any(item in (b"logs=1", b"logs=true", b"logs=True") for item in query.split(b"&"))
+
+
+def _store_io(head: Head) -> bool:
+    """``X-Fal-Store-IO: 0``: the caller wants nothing stored longer than it takes to fetch it."""
+    given = head.options.get(b"x-fal-store-io") if head.options else None
+    return given is None or given.strip().lower() not in (b"0", b"false", b"no")
 
 
 def _queue_length(given: str | None) -> int | None:

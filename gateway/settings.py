@@ -37,6 +37,7 @@ class Settings:
         write_timeout: a caller who takes nothing of a streamed answer for so long is cut off.
         max_waiting: direct requests waiting in this process; beyond it 503.
         max_wait: longest wait for a direct answer.
+        keep_results_hours: how long results of queued requests are kept.
         stop_grace: how long a stopping gateway lets requests end.
         trusted_proxies: peers whose X-Forwarded-Proto and X-Forwarded-Host are believed.
     """
@@ -60,6 +61,7 @@ class Settings:
     write_timeout: float = 60.0
     max_waiting: int = 4096
     max_wait: float = 7200.0
+    keep_results_hours: int = 24
     stop_grace: float = 8.0
     allow_private_webhooks: bool = False
     trusted_proxies: tuple[Network, ...] = field(default=())
@@ -91,6 +93,7 @@ class Settings:
             max_body_bytes=_number(environ, "KEEPWARM_MAX_BODY_BYTES", cls.max_body_bytes, 1024, 1 << 32),
             max_waiting=_number(environ, "KEEPWARM_MAX_WAITING", cls.max_waiting, 1, 1_000_000),
             max_wait=float(_number(environ, "KEEPWARM_MAX_WAIT", int(cls.max_wait), 1, 7 * 86400)),
+            keep_results_hours=_number(environ, "KEEPWARM_KEEP_RESULTS_HOURS", cls.keep_results_hours, 1, 744),
             allow_private_webhooks=environ.get("KEEPWARM_ALLOW_PRIVATE_WEBHOOKS", "").lower() in _TRUE,
             trusted_proxies=_networks(environ.get("KEEPWARM_TRUSTED_PROXIES", "")),
         )

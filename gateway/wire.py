@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from signal import Signals
 from typing import Any
 
 import orjson
@@ -17,6 +18,8 @@ from scheduler.store.records import (
     ApiKeyRecord,
     AppRecord,
     AppSeen,
+    DeadLetter,
+    DeadWebhook,
     EnvironmentRecord,
     HostRecord,
     LogEntry,
@@ -210,6 +213,70 @@ def worker(record: WorkerRecord) -> Json:
         "reason": record.reason,
         "stages": dict(record.stages),
     }
+
+
+def letter(record: DeadLetter) -> Json:
+    """A request that was given up, without its input."""
+    return {
+        "app": record.app,
+        "request_id": record.request_id,
+        "error_type": record.error_type,
+        "error": record.error,
+        "attempts": record.attempts,
+        "crashes": record.crashes,
+        "exit_code": record.exit_code,
+        "signal": _signal_name(record.exit_code),
+        "worker_id": record.worker_id,
+        "host": record.host,
+        "submitted_at": _iso_ms(record.submitted_at_ms),
+        "started_at": _iso_ms(record.started_at_ms),
+        "died_at": _iso_ms(record.died_at_ms),
+        "method": record.method,
+        "path": record.path,
+        "body_bytes": record.body_bytes,
+        "priority": record.priority,
+        "webhook": record.webhook,
+        "replayed_as": record.replayed_as,
+        "replayed_at": _iso_ms(record.replayed_at_ms),
+    }
+
+
+def letter_with_input(record: DeadLetter, body: bytes | None) -> Json:
+    """The same with what was last heard of it and its input; ``body`` is None when it is too large to be shown, and
+    the JSON's when it is not text."""
+    try:
+        text = None if body is None else body.decode()
+    except UnicodeDecodeError:
+        text = None
+    return letter(record) | {
+        "last_words": record.words,
+        "log": [{"timestamp": iso(e.at), "level": e.level, "message": e.message} for e in record.log],
+        "query": record.query,
+        "headers": [list(pair) for pair in record.headers],
+        "body": text,
+    }
+
+
+def dead_webhook(record: DeadWebhook) -> Json:
+    """A delivery that was given up."""
+    return {
+        "app": record.app,
+        "request_id": record.request_id,
+        "url": record.url,
+        "tries": record.tries,
+        "given_up_at": _iso_ms(record.given_up_at_ms),
+        "why": record.why,
+        "status": "OK" if record.state is RequestState.COMPLETED else "ERROR",
+    }
+
+
+def _signal_name(exit_code: int | None) -> str | None:
+    if exit_code is None or exit_code >= 0:
+        return None
+    try:
+        return Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"
 
 
 def host(record: HostRecord) -> Json:

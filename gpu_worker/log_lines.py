@@ -22,6 +22,8 @@ BURST = 4 * RATE
 #: Lines kept while the store does not answer.
 BACKLOG = 5_000
 BATCH = 500
+#: Lines of a pipe that are remembered: a dying interpreter writes the stacks of all its threads.
+LAST_LINES = 100
 FLUSH_SECONDS = 0.1
 _CUT = "… (line cut at 16 KB)"
 #: Carriage returns end a line too: progress bars are made of them.
@@ -125,7 +127,7 @@ class PipeLines(asyncio.Protocol):
         self._lines = lines
         self._level = level
         self._rest = b""
-        self.last: deque[str] = deque(maxlen=20)
+        self.last: deque[str] = deque(maxlen=LAST_LINES)
         self.ended = asyncio.get_running_loop().create_future()
 
     def data_received(self, data: bytes) -> None:

@@ -114,11 +114,16 @@ class RunnerTalk:
         """Pings in a row without an answer."""
         return self._pings - self._pongs
 
-    async def last_words(self) -> str:
+    @property
+    def exit_code(self) -> int | None:
+        """How the runner ended, negative for a signal; None before that."""
+        return self.exited.result() if self.exited.done() else None
+
+    async def last_words(self, most: int = 20) -> str:
         """Waits for what is left in the pipes; the last lines of standard error, or of output if there are none."""
         if self._pipes:
             await asyncio.wait([pipe.ended for pipe in self._pipes], timeout=LAST_WORDS_SECONDS)
-        return next(("\n".join(pipe.last) for pipe in reversed(self._pipes) if pipe.last), "")
+        return next(("\n".join(list(pipe.last)[-most:]) for pipe in reversed(self._pipes) if pipe.last), "")
 
     # --- hearing ------------------------------------------------------------------------------------------------------
 

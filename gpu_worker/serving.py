@@ -25,6 +25,7 @@ from fal._runner.protocol import (
 )
 
 from gpu_worker import outcomes
+from gpu_worker.log_lines import LAST_LINES
 from gpu_worker.outcomes import RetryRules, StopRunner
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.streams import AnswerStream, StreamBroken
@@ -267,7 +268,12 @@ class Serving:
             await flushed
 
     async def _retry(self, claim: Claimed, why: str, last_word: Outcome, *, suspects: int = 0, delay_ms: int) -> None:
-        """Back to the queue; ``suspects`` is how many were in flight when the runner died of one of them."""
+        """Back to the queue; ``suspects`` is how many were in flight when the runner died of one of them.
+
+        What was heard of the attempt goes ahead, for the dead letter if this was the last one.
+        """
+        words = await self._talk.last_words(LAST_LINES) if suspects and claim.mode == "queued" else None
+        await self._talk.logs.flush()
         while True:
             try:
                 await self._store.requests.retry(
@@ -280,6 +286,8 @@ class Serving:
                     suspects=max(1, suspects),
                     delay_ms=delay_ms,
                     fallback=last_word,
+                    words=words,
+                    exit_code=self._talk.exit_code,
                 )
                 self._inbox.release(claim)
                 return

@@ -184,7 +184,7 @@ class Jobs:
         self, ctx: dict[str, Any], app: str, request_id: str, url: str, tries: int, due_at_ms: int
     ) -> None:
         try:
-            await self._webhooks.deliver(WebhookDelivery(app, request_id, url, tries, due_at_ms), ctx["job_try"])
+            await self._webhooks.deliver(WebhookDelivery(app, request_id, url, tries, due_at_ms))
         except StoreError as error:
             log.warning("delivery interrupted", app=app, request=request_id, error=str(error))
             raise Retry(defer=1.0) from error

@@ -6,15 +6,13 @@ The outbox is the truth: an entry leaves it only after a try has ended, so a kil
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import structlog
 from arq.connections import ArqRedis
-from arq.worker import Retry
 from redis.exceptions import RedisError
 
 from keepwarm.jobs_outage import Outage
@@ -57,7 +55,8 @@ class Webhooks:
         self._sender = sender
         self._enqueued = enqueued
         self._outage = outage or Outage()
-        self._busy: Counter[str] = Counter()
+        self._handed: defaultdict[str, dict[str, float]] = defaultdict(dict)  # host: job id: when
+        self._waiting: defaultdict[str, set[str]] = defaultdict(set)  # host: apps that owe it more than its share
         self._apps: set[str | None] = set()
         self._news = asyncio.Event()
 
@@ -82,53 +81,65 @@ class Webhooks:
             await subscription.close()
 
     async def hand_on(self, app: str | None) -> int:
-        """Hand on what is due, of one app or of all; returns how many."""
-        due = await self._store.outbox.due(app, hold_s=HOLD_S)
+        """Hand on what is due, of one app or of all, and leave in the outbox what is over a host's share; returns how
+        many."""
+        names = [app] if app is not None else await self._store.outbox.apps()
+        return sum([await self._hand_on(name) for name in names])
+
+    async def _hand_on(self, app: str) -> int:
+        busy = self._busy()
+        due, full, more = await self._store.outbox.offer(app, hold_s=HOLD_S, share=PER_HOST, busy=busy)
         for delivery in due:
+            job_id = _job_id(delivery)
+            self._handed[_host(delivery)][job_id] = time.monotonic()
             await self._pool.enqueue_job(
                 "deliver_webhook",
                 *(delivery.app, delivery.request_id, delivery.url, delivery.tries, delivery.due_at_ms),
-                _job_id=f"webhook:{delivery.app}:{delivery.request_id}:{delivery.tries}",
+                _job_id=job_id,
                 _queue_name=QUEUE,
             )
+        for host in full:
+            self._waiting[host].add(app)
         if due:
             self._enqueued()
-        if len(due) >= 100:  # there may be more
+        if more:
             self._notice(app)
         return len(due)
 
-    async def deliver(self, delivery: WebhookDelivery, job_try: int) -> None:
-        """Make one try and write down how it ended.
+    def _busy(self) -> dict[str, int]:
+        """Deliveries handed on and not ended, by host. After HOLD_S the outbox offers them again."""
+        since = time.monotonic() - HOLD_S
+        for host, jobs in list(self._handed.items()):
+            self._handed[host] = {job_id: at for job_id, at in jobs.items() if at > since}
+            if not self._handed[host]:
+                del self._handed[host]
+        return {host: len(jobs) for host, jobs in self._handed.items()}
 
-        Raises:
-            Retry: too many tries are under way against this host; the job comes again, later each time.
-        """
-        host = urlsplit(delivery.url).netloc
-        if self._busy[host] >= PER_HOST:
-            raise Retry(defer=min(30.0, 0.5 * 2 ** min(job_try, 8)) * random.uniform(0.5, 1.0))
-        self._busy[host] += 1
+    async def deliver(self, delivery: WebhookDelivery) -> None:
+        """Make one try and write down how it ended; what waited for the host's share comes next."""
+        host = _host(delivery)
         try:
             await self._try(delivery, host)
         finally:
-            self._busy[host] -= 1
-            if not self._busy[host]:
-                del self._busy[host]
+            self._handed[host].pop(_job_id(delivery), None)
+            for app in self._waiting.pop(host, ()):
+                self._notice(app)
 
     async def _try(self, delivery: WebhookDelivery, host: str) -> None:
         app, request_id, outbox = delivery.app, delivery.request_id, self._store.outbox
         record = await self._store.requests.get(app, request_id)
         if record is None:
             log.warning("webhook given up", app=app, request=request_id, why="the result is gone")
-            await outbox.dead_letter(delivery)
+            await outbox.give_up(delivery, "the result is gone")
             return
         ended = await self._sender.deliver(delivery.url, record, int(time.time()))
         if ended.delivered:
             await outbox.delivered(delivery)
             return
-        delay = None if ended.final else delay_before_next(delivery.tries + 1)
+        delay = None if ended.final else delay_before_next(delivery.tries + 1, asked_for=ended.retry_after)
         if delay is None:
             log.warning("webhook given up", app=app, request=request_id, host=host, why=ended.detail)
-            await outbox.dead_letter(delivery)
+            await outbox.give_up(delivery, ended.detail)
             return
         log.info("webhook failed", app=app, request=request_id, host=host, why=ended.detail, next_in=round(delay, 1))
         await outbox.reschedule(delivery, delay)
@@ -143,3 +154,11 @@ class Webhooks:
     def _notice(self, app: str | None) -> None:
         self._apps.add(app)
         self._news.set()
+
+
+def _host(delivery: WebhookDelivery) -> str:
+    return urlsplit(delivery.url).netloc
+
+
+def _job_id(delivery: WebhookDelivery) -> str:
+    return f"webhook:{delivery.app}:{delivery.request_id}:{delivery.tries}"

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
 
-from fal._addresses import refused_network
+import psutil
+from fal._addresses import IpAddress, refused_network
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -64,12 +65,24 @@ async def check_target(url: str, *, allow_private: bool, resolve: Resolve | None
     if not addresses:
         raise OSError(f"{host} has no address")
     if not allow_private:
+        own = own_addresses()
         for text in addresses:
-            network = refused_network(ipaddress.ip_address(text))
+            address = ipaddress.ip_address(text)
+            network = refused_network(address) or ("an address of this machine" if address in own else None)
             if network is not None:
                 raise TargetRefused(f"{host} is {text}, which webhooks must not reach ({network}){_ALLOWING}")
     path = quote(parts.path or "/", safe=_AS_IT_IS) + (f"?{quote(parts.query, safe=_AS_IT_IS)}" if parts.query else "")
     return Target(parts.scheme, host, port, path, addresses)
+
+
+def own_addresses() -> set[IpAddress]:
+    """Every address of this machine, public ones too: what listens here trusts its neighbours."""
+    return {
+        ipaddress.ip_address(one.address.partition("%")[0])
+        for each in psutil.net_if_addrs().values()
+        for one in each
+        if one.family in (socket.AF_INET, socket.AF_INET6)
+    }
 
 
 #: Characters of a path or query that are left alone; a caller's own percent escapes among them.

@@ -10,7 +10,9 @@ import asyncio
 import hashlib
 import random
 import ssl
+import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 import httpx
 import orjson
@@ -22,6 +24,8 @@ from scheduler.store.records import RequestRecord, RequestState
 #: Seconds to wait before each try; after the last one the delivery is a dead letter.
 SCHEDULE_S = (0, 5, 60, 300, 900, 1800, 3600, 7200, 14400, 28800)
 JITTER = 0.2
+#: The longest Retry-After that is honoured, in seconds: the result must still be there for the last try.
+LONGEST_WISH_S = 3600.0
 #: Seconds for one try as a whole, and for each address to accept a connection.
 TOTAL_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 5.0
@@ -31,19 +35,25 @@ MAX_ANSWER_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """How one try ended. ``final``: no later try can end better."""
+    """How one try ended. ``final``: no later try can end better. ``retry_after``: seconds the receiver asks for."""
 
     delivered: bool
     detail: str
     final: bool = False
+    retry_after: float | None = None
 
 
-def delay_before_next(tries: int, draw: random.Random | None = None) -> float | None:
-    """Seconds until the next try after ``tries`` have failed, within 20 % of the schedule; None after the last."""
+def delay_before_next(tries: int, draw: random.Random | None = None, asked_for: float | None = None) -> float | None:
+    """Seconds until the next try after ``tries`` have failed; None after the last.
+
+    Within 20 % of the schedule, or as much later as the receiver has asked for, up to LONGEST_WISH_S: never sooner than
+    it said, and spread all the same, because it says the same to everybody.
+    """
     if tries >= len(SCHEDULE_S):
         return None
-    spread = (draw or random).uniform(1 - JITTER, 1 + JITTER)
-    return SCHEDULE_S[tries] * spread
+    spread: float = (draw or random).uniform(1 - JITTER, 1 + JITTER)
+    wish = min(asked_for or 0.0, LONGEST_WISH_S) * (1 + abs(spread - 1))
+    return max(SCHEDULE_S[tries] * spread, wish)
 
 
 def payload(record: RequestRecord) -> bytes:
@@ -175,7 +185,10 @@ class WebhookSender:
             said = f"status {response.status_code}: {await _beginning(response)}".rstrip(": ")
             if 300 <= response.status_code < 400:
                 return Try(False, f"{said} (redirects are not followed; give the address itself)", final=True)
-            return Try(False, said, final=response.status_code == 410)  # 410: the receiver wants no more of it
+            if response.status_code == 410:  # the receiver wants no more of it
+                return Try(False, said, final=True)
+            wish = _wish(response.headers.get("retry-after")) if response.status_code in (429, 503) else None
+            return Try(False, said, retry_after=wish)
         finally:
             await response.aclose()
 
@@ -189,3 +202,15 @@ async def _beginning(response: httpx.Response) -> str:
             break
     lines = read[:MAX_ANSWER_BYTES].decode("utf-8", "replace").strip().splitlines()
     return lines[0][:200] if lines else ""
+
+
+def _wish(retry_after: str | None) -> float | None:
+    """Seconds of a Retry-After header, given as a number or as a date; None when there is none that makes sense."""
+    if retry_after is None:
+        return None
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

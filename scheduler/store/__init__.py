@@ -31,6 +31,7 @@ from .files import FileStore, LocalFileStore, StoredFile
 from .hosts import Hosts
 from .inbox import Inbox
 from .leadership import Leadership
+from .letters import Letters
 from .logs import Logs
 from .outbox import Outbox
 from .requests import Requests
@@ -40,6 +41,7 @@ from .subscriptions import Subscriber, Subscription
 from .workers import Workers
 
 __all__ = [
+    "RETENTION_S",
     "ApiKeys",
     "Apps",
     "BlobStore",
@@ -51,6 +53,7 @@ __all__ = [
     "Inbox",
     "InboxClosed",
     "Leadership",
+    "Letters",
     "LocalFileStore",
     "Logs",
     "NotFound",
@@ -72,8 +75,8 @@ __all__ = [
     "records",
 ]
 
-#: Seconds for which a finished request and its result are kept.
-RETENTION_S = 3600.0
+#: Seconds for which a finished request and its result are kept, unless the request says otherwise.
+RETENTION_S = 86_400.0
 #: Waiting requests of one app beyond which new ones are refused.
 MAX_QUEUE = 100_000
 
@@ -102,6 +105,7 @@ class Store:
         self.keys = ApiKeys(redis)
         self.leader = Leadership(redis)
         self.outbox = Outbox(redis, self.requests.retention_ms)
+        self.letters = Letters(redis, self.blobs, max_queue)
 
     @classmethod
     async def connect(
@@ -174,10 +178,16 @@ class Store:
         return inbox
 
     async def sweep_blobs(self, older_than_s: float = 3600) -> int:
-        """Deletes large payloads whose request is no longer known; returns how many."""
+        """Deletes large payloads that no request and no dead letter names any more; returns how many.
+
+        Younger ones stay: a payload is on disk before anything in Redis names it.
+        """
         count = 0
         for ref, app, request_id in await asyncio.to_thread(lambda: list(self.blobs.older_than(older_than_s))):
-            if await self.requests.state(app, request_id) is None:
+            needed = await asyncio.gather(
+                self.requests.blob_refs(app, request_id), self.letters.blob_refs(app, request_id)
+            )
+            if ref not in needed[0] | needed[1]:
                 await asyncio.to_thread(self.blobs.delete, ref)
                 count += 1
         return count

@@ -43,6 +43,31 @@ class BlobStore:
         """
         return self._path(ref).read_bytes()
 
+    def size(self, ref: str) -> int | None:
+        """Bytes of what was stored; None when it was deleted."""
+        try:
+            return self._path(ref).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def link(self, ref: str, *, app: str, request_id: str) -> str:
+        """Gives what was stored to a second request, which then has a reference of its own to it.
+
+        Raises:
+            FileNotFoundError: it was deleted. StoreFull: it had to be copied, and there is no room.
+        """
+        source, new = self._path(ref), f"{app}/{request_id}.{uuid.uuid4().hex}"
+        target = self._path(new)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a filesystem without hard links
+            return self.put(source.read_bytes(), app=app, request_id=request_id)
+        os.utime(target)  # counts as just stored: its request is stored after it
+        return new
+
     def delete(self, ref: str) -> None:
         """Removes it; gone already is fine."""
         self._path(ref).unlink(missing_ok=True)

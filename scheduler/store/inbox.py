@@ -52,7 +52,7 @@ class Inbox:
         self._requests = requests
         self._retention_ms = requests.retention_ms
         self._held: dict[str, int] = {}
-        self._ready: deque[tuple[Claimed, str | None]] = deque()  # with the reference to a body on disk
+        self._ready: deque[Claimed] = deque()
         self._running: set[tuple[str, int]] = set()  # handed out by next() and not ended
         self._ticks = 0  # how often somebody said that there is work
         self._solo = False  # the one handed out must stay alone
@@ -105,7 +105,7 @@ class Inbox:
         """
         while True:
             if self._ready and self._may_hand_out():
-                claim = await self._hand_out(*self._ready.popleft())
+                claim = await self._hand_out(self._ready.popleft())
                 if claim is not None:
                     return claim
                 continue
@@ -118,16 +118,16 @@ class Inbox:
                 await self._wait()
 
     def _may_hand_out(self) -> bool:
-        return not self._running or not (self._solo or self._ready[0][0].solo)
+        return not self._running or not (self._solo or self._ready[0].solo)
 
-    async def _hand_out(self, claim: Claimed, body_ref: str | None) -> Claimed | None:
+    async def _hand_out(self, claim: Claimed) -> Claimed | None:
         """Marks the claim as running and fetches its body; None when that is gone, which ends the request."""
         self._running.add((claim.request_id, claim.attempt))
         self._solo = claim.solo
-        if body_ref is None:
+        if claim.body_ref is None:
             return claim
         try:
-            return replace(claim, body=await asyncio.to_thread(self._blobs.get, body_ref))
+            return replace(claim, body=await asyncio.to_thread(self._blobs.get, claim.body_ref))
         except OSError as error:
             lost = infrastructure_error(500, "internal_error", f"The request's body cannot be read: {error.strerror}.")
             await self.finish(claim, lost)
@@ -224,8 +224,9 @@ class Inbox:
             int(submitted),
             self._worker_id,
             solo == "1",
+            body_ref,
         )
-        self._ready.append((claim, body_ref))
+        self._ready.append(claim)
         self._wake(2)  # one takes it; another, if there is one, asks for more or parks the worker again
 
     # --- ending ---------------------------------------------------------------------------------------------------
@@ -261,10 +262,14 @@ class Inbox:
             claim_more="1" if take_more else "0",
             lease_ms=self._lease_ms,
             overdue=OVERDUE,
+            bytes=len(outcome.body),
         )
         self.release(claim)
         if answer:
             self._take(answer, ticks)
+        spent = claim.body_ref if kept else body_ref  # of a superseded attempt only its own result is for nobody
+        if spent is not None:
+            await asyncio.to_thread(self._blobs.delete, spent)
         return bool(kept)
 
     def release(self, claim: Claimed) -> None:
@@ -321,9 +326,9 @@ class Inbox:
 
     def _forget_unstarted(self, request_id: str) -> bool:
         """Drops a claim that next() has not handed out yet; False if it was none."""
-        for item in self._ready:
-            if item[0].request_id == request_id:
-                self._ready.remove(item)
+        for claim in self._ready:
+            if claim.request_id == request_id:
+                self._ready.remove(claim)
                 self._held.pop(request_id, None)
                 self._wake(len(self._waiters))
                 return True

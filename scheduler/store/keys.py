@@ -123,6 +123,22 @@ def outbox_dead(app: str) -> str:
     return f"{{{app}}}:outbox:dead"
 
 
+def letter(app: str, request_id: str) -> str:
+    """Dead letter: the input of a queued request that was given up, its last attempt and what was last heard of it.
+
+    Hash; TTL: 7 days after it was given up, 1 h for a caller who wants nothing stored; letters.
+    """
+    return f"{{{app}}}:letter:{request_id}"
+
+
+def letters(app: str) -> str:
+    """Ids of the app's dead letters, at most 1 000, scored by when the requests were given up.
+
+    Sorted set; TTL: 7 days after the last one; letters.
+    """
+    return f"{{{app}}}:letters"
+
+
 # --- an app ------------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,20 @@ def pack_call(submission: Submission, body_ref: str | None) -> bytes:
     return packed
 
 
+def body_ref_of(call: bytes) -> str | None:
+    """Where the body of a packed call is, if it is in the blob store."""
+    ref: str | None = msgpack.unpackb(call)[5]
+    return ref
+
+
+def call_for(call: bytes, request_id: str, body_ref: str | None) -> bytes:
+    """A packed call as that of another request: its id in the header that the app sees, its own body."""
+    method, path, query, headers, base_url, _ = msgpack.unpackb(call)
+    headers = [(name, request_id if name == "x-fal-request-id" else value) for name, value in headers]
+    packed: bytes = msgpack.packb((method, path, query, headers, base_url, body_ref))
+    return packed
+
+
 def pack_outcome(outcome: Outcome, body_ref: str | None = None) -> bytes:
     """An outcome for Redis; with ``body_ref`` the body is in the blob store."""
     packed: bytes = msgpack.packb(

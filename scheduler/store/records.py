@@ -19,7 +19,7 @@ Mode = Literal["direct", "queued"]
 class RequestState(StrEnum):
     """Life of a request; the last three are terminal and final."""
 
-    IN_QUEUE = "IN_QUEUE"  # submit (gateway), retry (supervisor, reaper), promote (scheduler)
+    IN_QUEUE = "IN_QUEUE"  # submit, replay_letter (gateway), retry (supervisor, reaper), promote (scheduler)
     IN_PROGRESS = "IN_PROGRESS"  # claim, finish (supervisor); submit (gateway) when it hands over to a parked worker
     COMPLETED = "COMPLETED"  # finish (supervisor): the app answered below 400
     ERROR = "ERROR"  # finish, claim (supervisor), retry (supervisor, reaper), fail_queued, fail_waiting (scheduler)
@@ -64,7 +64,8 @@ class Submission:
 
     ``app`` is ``owner/name``. ``path`` begins with ``/`` and is the app's route. ``headers`` are those the app may
     see, lower-case names. ``gateway`` names the process to push the result to, if somebody waits there.
-    ``start_timeout`` counts from submission and ends when processing starts.
+    ``start_timeout`` counts from submission and ends when processing starts. ``keep_s``: how long the result is kept,
+    the store's own time when None; without ``store_io`` an hour, and six minutes from 10 KB on.
     """
 
     app: str
@@ -83,6 +84,8 @@ class Submission:
     gateway: str | None = None
     max_queue_length: int | None = None
     idempotency_key: str | None = None
+    keep_s: float | None = None
+    store_io: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +98,19 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Replayed:
+    """The request made of a dead letter; ``earlier`` when an earlier replay had made it and nothing was done now."""
+
+    request_id: str
+    earlier: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """One attempt given to one worker; ``attempt`` is the fence that every later write must carry.
 
     ``solo``: it is suspected of having crashed a runner; the inbox hands it out only when nothing else is in flight.
+    ``body_ref``: where a large body lies on disk; it is deleted when the request has its result.
     """
 
     app: str
@@ -115,6 +127,7 @@ class Claimed:
     submitted_at_ms: int
     worker_id: str = ""
     solo: bool = False
+    body_ref: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +162,42 @@ class RequestRecord:
     worker_id: str | None = None
     webhook: str | None = None
     position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A queued request that was given up: three crashes alone, or all its attempts used up. Times as in RequestRecord.
+
+    ``error`` says how the last attempt ended, ``words`` what its dying runner wrote last (or what the app answered),
+    ``log`` the request's own last lines. ``exit_code`` is negative for a signal and None when nobody saw the end.
+    ``replayed_as`` is the newest request made of it. The body is read on its own: see ``Letters.body``.
+    """
+
+    app: str
+    request_id: str
+    error: str
+    attempts: int
+    crashes: int
+    submitted_at_ms: int
+    died_at_ms: int
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    base_url: str
+    body_bytes: int
+    body_ref: str | None = None
+    started_at_ms: int | None = None
+    error_type: str | None = None
+    worker_id: str | None = None
+    host: str | None = None
+    exit_code: int | None = None
+    words: str = ""
+    log: tuple[LogEntry, ...] = ()
+    priority: Priority = "normal"
+    webhook: str | None = None
+    replayed_as: str | None = None
+    replayed_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,3 +351,16 @@ class WebhookDelivery:
     url: str
     tries: int
     due_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadWebhook:
+    """A delivery that was given up after ``tries``; ``why`` is how the last one ended."""
+
+    app: str
+    request_id: str
+    url: str
+    tries: int
+    given_up_at_ms: int
+    why: str
+    state: RequestState

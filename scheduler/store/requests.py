@@ -9,15 +9,17 @@ import asyncio
 import hashlib
 import re
 import uuid
-from typing import Literal
+from typing import Any, Literal
 
 from . import keys
 from .blobs import BlobStore
 from .connection import Redis
+from .errors import StoreError, StoreUnavailable
 from .outcomes import (
     INLINE_BYTES,
     POISONED,
     app_deleted,
+    body_ref_of,
     cancelled,
     pack_call,
     pack_outcome,
@@ -33,6 +35,8 @@ OutputKind = Literal["start", "chunk", "end"]
 
 _SUBMIT = SCRIPTS["submit"]
 _BATCH = 200
+#: Bytes of a runner's last words that a dead letter keeps.
+_MOST_WORDS = 16 * 1024
 _WORD = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
 
 
@@ -61,21 +65,33 @@ class Requests:
             NotFound: no such app. QueueFull: the caller's or the platform's limit. IdempotencyConflict.
             StoreFull: Redis is out of memory. StoreUnavailable: unknown whether it was stored; ask again.
         """
-        # ids are words in the lines that claims and results travel as
-        if not (_WORD.match(s.request_id) and (s.gateway is None or _WORD.match(s.gateway))):
-            raise ValueError(f"{s.request_id!r} or {s.gateway!r} is no id")
-        body, body_ref = s.body, None
-        if len(body) > INLINE_BYTES:
-            body_ref = await asyncio.to_thread(self._blobs.put, body, app=s.app, request_id=s.request_id)
-            body = b""
-        reply = await _SUBMIT(
+        check_id(s.request_id)
+        if s.gateway is not None:
+            check_id(s.gateway)
+        body_ref = None
+        if len(s.body) > INLINE_BYTES:
+            body_ref = await asyncio.to_thread(self._blobs.put, s.body, app=s.app, request_id=s.request_id)
+        try:
+            reply = await self._store(s, body_ref)
+        except StoreUnavailable:
+            raise  # it may have been stored: the sweep will know
+        except StoreError:
+            if body_ref is not None:
+                await asyncio.to_thread(self._blobs.delete, body_ref)
+            raise
+        if body_ref is not None and reply[0].decode() != s.request_id:  # its key led to an earlier request
+            await asyncio.to_thread(self._blobs.delete, body_ref)
+        return Submitted(reply[0].decode(), reply[1], reply[2] == 1)
+
+    async def _store(self, s: Submission, body_ref: str | None) -> list[Any]:
+        reply: list[Any] = await _SUBMIT(
             self._redis,
             s.app,
             request_id=s.request_id,
             mode=s.mode,
             priority=s.priority,
             call=pack_call(s, body_ref),
-            body=body,
+            body=s.body if body_ref is None else b"",
             gateway=s.gateway or "",
             webhook=s.webhook or "",
             max_attempts=s.max_attempts,
@@ -84,8 +100,9 @@ class Requests:
             cap=self._max_queue,
             idempotency_key=hashlib.sha256(s.idempotency_key.encode()).hexdigest() if s.idempotency_key else "",
             fingerprint=_fingerprint(s) if s.idempotency_key else "",
+            keep="brief" if not s.store_io else "" if s.keep_s is None else int(s.keep_s * 1000),
         )
-        return Submitted(reply[0].decode(), reply[1], reply[2] == 1)
+        return reply
 
     async def get(self, app: str, request_id: str) -> RequestRecord | None:
         """Everything known of a request: its outcome when it has ended, its position while it is queued.
@@ -123,6 +140,12 @@ class Requests:
         """Only the state: for polling."""
         reply = await self._redis.command("HGET", keys.request(app, request_id), "status")
         return RequestState(reply.decode()) if reply is not None else None
+
+    async def blob_refs(self, app: str, request_id: str) -> set[str]:
+        """References to what the request needs on disk: its body until it has ended, its result from then on."""
+        call, result = await self._redis.command("HMGET", keys.request(app, request_id), "call", "result")
+        refs = (body_ref_of(call) if call else None, unpack_outcome(result)[1] if result else None)
+        return {ref for ref in refs if ref is not None}
 
     def decode_push(self, message: bytes) -> tuple[str, RequestRecord | None]:
         """A message of a gateway's channel: the request that ended, or ``None`` for "look yourself".
@@ -222,6 +245,8 @@ class Requests:
         fallback: Outcome,
         epoch: int | None = None,
         suspects: int = 1,
+        words: str | None = None,
+        exit_code: int | None = None,
     ) -> Retried:
         """An attempt ended without an answer: back to the queue, or to ERROR with ``fallback``.
 
@@ -231,6 +256,8 @@ class Requests:
             crashed: the runner died. suspects: requests in flight on it then; with more than one, each runs again
                 alone and this crash is not counted against it.
             delay_ms: back-off. epoch: the leader's, when the reaper asks; a lease still running then answers "alive".
+            words: what the runner wrote last, for the dead letter; None takes what the app answered, if it did.
+            exit_code: how the runner ended, negative for a signal; None when nobody saw it.
 
         Raises:
             StaleLeader, StoreUnavailable.
@@ -250,6 +277,8 @@ class Requests:
             fallback_type=fallback.error_type or "",
             poison=POISONED,
             retention_ms=self.retention_ms,
+            words=_last_words(words, fallback),
+            exit_code="" if exit_code is None else exit_code,
         )
         answer: Retried = reply.decode()
         return answer
@@ -324,10 +353,27 @@ class Requests:
         return [(entry.decode(), fields[0].decode(), fields[1]) for entry, fields in read]
 
 
+def check_id(text: str) -> None:
+    """Ids are words in the lines that claims and results travel as.
+
+    Raises:
+        ValueError: characters other than letters, digits and ``_.:-``.
+    """
+    if not _WORD.match(text):
+        raise ValueError(f"{text!r} is no id")
+
+
 def _fingerprint(s: Submission) -> str:
     digest = hashlib.sha256(f"{s.method} {s.path}?{s.query}\n".encode())
     digest.update(s.body)
     return digest.hexdigest()
+
+
+def _last_words(words: str | None, fallback: Outcome) -> bytes:
+    """What a dead letter quotes; the end matters most of what a process wrote, the beginning of an answer."""
+    if words is not None:
+        return words.encode("utf-8", "replace")[-_MOST_WORDS:]
+    return b"" if fallback.error_type is not None else fallback.body[:_MOST_WORDS]
 
 
 def _mode(value: bytes | str) -> Mode:

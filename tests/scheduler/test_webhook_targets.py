@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 from fal._addresses import refused_network
 
+from scheduler.control import webhook_targets
 from scheduler.control.webhook_targets import Target, TargetRefused, check_target
 from tests.support.loop import run
 
@@ -32,6 +33,42 @@ def test_private_and_odd_addresses_are_off_limits(address: str) -> None:
 @pytest.mark.parametrize("address", PUBLIC)
 def test_public_addresses_may_be_called(address: str) -> None:
     assert refused_network(ipaddress.ip_address(address)) is None
+
+
+#: reliability.md 4.4, as written there: IPv4 that is refused, and what IPv6 leaves of 2000::/3.
+DENIED = [
+    "0/8", "10/8", "100.64/10", "127/8", "169.254/16", "172.16/12", "192.0.0/24", "192.0.2/24", "192.31.196/24",
+    "192.52.193/24", "192.88.99/24", "192.168/16", "192.175.48/24", "198.18/15", "198.51.100/24", "203.0.113/24",
+    "224/3", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "::/3", "4000::/2", "8000::/1",
+]  # fmt: skip
+
+
+def network(written: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    if ":" in written:
+        return ipaddress.IPv6Network(written)
+    numbers, _, bits = written.partition("/")
+    octets = [*numbers.split("."), "0", "0", "0"][:4]
+    return ipaddress.IPv4Network(f"{'.'.join(octets)}/{bits}")
+
+
+@pytest.mark.parametrize("written", DENIED)
+def test_every_network_of_the_rule_is_off_limits_from_end_to_end(written: str) -> None:
+    found = network(written)
+    for address in (found[0], found[1], found[found.num_addresses // 2], found[-1]):
+        with pytest.raises(TargetRefused, match="must not reach"):
+            check("https://example.com/", str(address))
+        if found.version == 4:
+            with pytest.raises(TargetRefused, match="must not reach"):
+                check("https://example.com/", f"::ffff:{address}")
+
+
+def test_the_machines_own_addresses_are_off_limits_though_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a public address a webhook reached what listens there for its neighbours only."""
+    assert ipaddress.ip_address("127.0.0.1") in webhook_targets.own_addresses()
+    monkeypatch.setattr(webhook_targets, "own_addresses", lambda: {ipaddress.ip_address("8.8.8.8")})
+    with pytest.raises(TargetRefused, match="an address of this machine"):
+        check("https://example.com/", "8.8.8.8")
+    assert check("https://example.com/", "8.8.8.8", allow_private=True).addresses == ("8.8.8.8",)
 
 
 def answering(*addresses: str):  # type: ignore[no-untyped-def]

@@ -8,16 +8,23 @@ import hashlib
 import json
 import random
 import socket
+import ssl
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
-from scheduler.control.webhooks import SCHEDULE_S, Try, WebhookSender, delay_before_next, payload
+from scheduler.control.webhooks import LONGEST_WISH_S, SCHEDULE_S, Try, WebhookSender, delay_before_next, payload
 from scheduler.store.records import Outcome, RequestRecord, RequestState
 from scheduler.store.signing import load_or_create, public_key_set
 from tests.scheduler.receiver import Received, receiver
@@ -137,10 +144,6 @@ def test_numbers_arrive_as_the_app_wrote_them() -> None:
     )
 
 
-def test_an_error_answer_is_no_delivery_and_its_first_line_is_kept() -> None:
-    assert deliver("/500")[0] == Try(False, "status 500: out of order")
-
-
 def test_redirects_are_not_followed() -> None:
     ended, received = deliver("/301")
     assert ended == Try(False, "status 301 (redirects are not followed; give the address itself)", final=True)
@@ -149,6 +152,90 @@ def test_redirects_are_not_followed() -> None:
 
 def test_a_receiver_that_is_gone_for_good_is_given_up() -> None:
     assert deliver("/410")[0] == Try(False, "status 410", final=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/500", "status 500: out of order"),
+        ("/429-soon", "status 429"),
+        ("/silent", "no answer within 0.5 s"),
+        ("/slow", "no answer within 0.5 s"),  # one byte after the other, each well within any time-out of its own
+        ("/cut-off", "RemoteProtocolError: peer closed connection"),
+        ("/no-http", "RemoteProtocolError:"),
+        ("/bomb", "status 500: "),
+    ],
+)
+def test_f31_whatever_a_receiver_does_is_a_failed_try_that_is_made_again(path: str, said: str) -> None:
+    ended, received = deliver(path, total_timeout=0.5)
+    assert (ended.delivered, ended.final) == (False, False)
+    assert ended.detail.startswith(said)
+    assert len(ended.detail) < 300
+    assert [r.path for r in received] == [path], "one call, one try"
+
+
+def test_a_receiver_that_asks_for_time_gets_it() -> None:
+    """A receiver that answered 429 with Retry-After: 120 was called again after five seconds."""
+    ended, _ = deliver("/429")
+    assert ended == Try(False, "status 429", retry_after=120)
+    draw = random.Random(1)
+    for tries in (1, 2, 9):
+        delay = delay_before_next(tries, draw, asked_for=ended.retry_after)
+        assert delay is not None
+        assert delay >= 120
+    assert delay_before_next(1, draw, asked_for=1.0) == pytest.approx(SCHEDULE_S[1], rel=0.2), "the schedule is longer"
+    later, _ = deliver("/429-date")
+    assert later.retry_after is not None
+    assert later.retry_after > LONGEST_WISH_S
+    delay = delay_before_next(1, draw, asked_for=later.retry_after)
+    assert delay is not None
+    assert LONGEST_WISH_S <= delay <= 1.2 * LONGEST_WISH_S
+    assert delay_before_next(len(SCHEDULE_S), draw, asked_for=1.0) is None
+
+
+def self_signed(folder: Path, name: str) -> ssl.SSLContext:
+    """TLS for a server that calls itself ``name`` and that nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2100, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(Encoding.PEM))
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "key.pem").write_bytes(plain)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+def test_f31_tls_is_checked_against_the_name_in_the_url(tmp_path: Path) -> None:
+    """The connection goes to an address, but the certificate must be for the host of the URL."""
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"]
+
+    async def scenario() -> None:
+        server_tls = self_signed(tmp_path, "hooks.example")
+        knowing = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+        async with receiver(server_tls) as server:
+            for trust, host, said in (
+                (None, "hooks.example", "certificate verify failed"),
+                (knowing, "other.example", "Hostname mismatch"),
+                (knowing, "hooks.example", "status 200"),
+            ):
+                sender = WebhookSender(KEY, allow_private=True, resolve=resolve, tls=trust)
+                ended = await sender.deliver(server.url("/200", host=host), record(), int(time.time()))
+                await sender.close()
+                assert said in ended.detail
+                assert not ended.final
+            assert len(server.received) == 1, "nothing is sent before the certificate is believed"
+
+    run(scenario())
 
 
 def test_a_server_that_never_answers_costs_the_total_timeout_and_no_more() -> None:

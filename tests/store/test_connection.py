@@ -40,15 +40,23 @@ async def test_what_is_sent_in_one_turn_travels_as_one_write(redis_url: str, sho
         await store.close()
 
 
-@pytest.mark.parametrize("verb", ["submit", "claim", "finish", "retry", "cancel"])
+@pytest.mark.parametrize(
+    "verb", ["submit", "submit with a key", "claim", "finish", "retry", "give up", "replay", "cancel"]
+)
 async def test_a_lost_reply_changes_nothing(redis_url: str, short_path: Path, verb: str) -> None:
-    """The write happened and the caller saw an error: every verb is sent again and must have happened once."""
+    """F17: the write happened and the caller saw an error: every verb is sent again and must have happened once."""
     async with fault_proxy(redis_url, short_path) as (proxy, url), scene(url, short_path) as s:
         inbox = await s.worker()
         lost = f"reply of {verb}".encode()
         if verb == "submit":
             proxy.lose_replies_to = b"the-body"
             await s.submit("a", body=b"the-body")
+            assert await s.requests.queue_size(APP) == 1
+        elif verb == "submit with a key":
+            proxy.lose_replies_to = b"the-body"
+            await s.submit("a", body=b"the-body", idempotency_key="order 7")
+            repeated = submission("b", body=b"the-body", idempotency_key="order 7")
+            assert (await s.requests.submit(repeated)).request_id == "a", "its caller never heard of a"
             assert await s.requests.queue_size(APP) == 1
         elif verb == "claim":
             await s.submit("a")
@@ -66,6 +74,18 @@ async def test_a_lost_reply_changes_nothing(redis_url: str, short_path: Path, ve
             proxy.lose_replies_to = b"died"
             assert await s.lose(claim) == "requeued"
             assert (await inbox.next()).attempt == 2
+        elif verb == "give up":
+            claim = await s.claimed(inbox, max_attempts=1)
+            proxy.lose_replies_to = b"died"
+            assert await s.lose(claim) == "failed"
+            assert [letter.request_id for letter in await s.store.letters.list(APP)] == [claim.request_id]
+        elif verb == "replay":
+            claim = await s.claimed(inbox, max_attempts=1)
+            await s.lose(claim)
+            proxy.lose_replies_to = b"replayed-once"
+            made = await s.store.letters.replay(APP, claim.request_id, "replayed-once")
+            assert (made.request_id, made.earlier) == ("replayed-once", False)
+            assert await s.requests.queue_size(APP) == 1
         else:
             await s.submit("a")
             proxy.lose_replies_to = b"client_cancelled"

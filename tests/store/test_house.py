@@ -6,10 +6,11 @@ import inspect
 import re
 from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import pytest
 
-from scheduler.store import keys
+from scheduler.store import Store, keys
 from scheduler.store.records import (
     EnvironmentRecord,
     EnvironmentState,
@@ -17,7 +18,7 @@ from scheduler.store.records import (
     LogEntry,
     RequestState,
 )
-from scheduler.store.scripts import SCRIPTS
+from scheduler.store.scripts import SCRIPTS, Script
 from tests.store.scene import APP, OK, Scene, scene
 
 FUNCTIONS = {n: f for n, f in vars(keys).items() if isinstance(f, FunctionType)}
@@ -56,16 +57,44 @@ async def live_through_everything(s: Scene) -> None:
     dead = await s.claimed_any(inbox, webhook="http://there/hook")
     await inbox.finish(dead, OK, claim_next=False)
     (delivery,) = await store.outbox.due(APP)
-    await store.outbox.dead_letter(delivery)
+    await store.outbox.give_up(delivery, "status 500")
     owed = await s.claimed_any(inbox, webhook="http://there/hook")
     await inbox.finish(owed, OK, claim_next=False)
+    (delivery,) = await store.outbox.due(APP, hold_s=0)
+    await store.outbox.reschedule(delivery, 60)
+    await store.outbox.replay(APP, owed.request_id)
+    given_up = await s.claimed_any(inbox, max_attempts=1)
+    await s.lose(given_up)
+    await store.letters.replay(APP, given_up.request_id, "replayed")
+    dropped = await s.claimed_any(inbox, max_attempts=1, webhook="http://there/hook")
+    await s.lose(dropped)
+    await store.letters.drop(APP, dropped.request_id)
+    await store.outbox.drop(APP, dropped.request_id)
     delayed = await s.claimed_any(inbox)
     await s.lose(delayed, delay_ms=60_000)
     await s.requests.cancel(APP, await s.submit())
+    await s.requests.fail_queued(APP, await s.submit(), OK)
+    await s.submit(mode="direct")
+    await s.requests.fail_waiting(APP, OK, mode="direct")
     await s.claimed_any(inbox)
+    await inbox.heartbeat()
+    await store.workers.beat(APP, "w1", 1)
     await s.worker("w2")
+    await store.workers.request_stop(APP, "w2", "drain", "test")
     await store.workers.remove(APP, "w2", "gone")
     await s.requests.promote(APP, s.epoch)
+    await look_at_all_of_it(s)
+    await use_the_platform(store)
+    idle = await s.worker("w3")
+    while await store.requests.queue_size(APP) > 1:
+        await idle.finish(await idle.next(), OK, claim_next=False)
+    await idle._ask()  # parks it
+    await s.submit("handed-over")
+    await s.submit("waiting", start_timeout=60)
+
+
+async def use_the_platform(store: Store) -> None:
+    """What is not about requests."""
     await store.hosts.report(HostRecord("box", ("XS",), (), False, 2, 4096))
     await store.services.announce("scheduler", "box")
     await store.keys.create("alice", "laptop")
@@ -75,16 +104,58 @@ async def live_through_everything(s: Scene) -> None:
     await store.apps.point("alice/e", "r1", auth=None, scaling=None, ephemeral=True, session_ttl_s=60)
     await store.apps.point("alice/gone", "r1", auth=None, scaling=None, ephemeral=False)
     await store.apps.delete("alice/gone")
-    idle = await s.worker("w3")
-    while await store.requests.queue_size(APP) > 1:
-        await idle.finish(await idle.next(), OK, claim_next=False)
-    await idle._ask()  # parks it
-    await s.submit("handed-over")
-    await s.submit("waiting", start_timeout=60)
+    await store.apps.expired_sessions()
+    await store.apps.set_auth(APP, "private")
+    await store.apps.set_openapi(APP, "r1", "{}")
+    await store.apps.startup_failed(APP, "r1", "no card")
+    await store.leader.lead("other", 1000)
+    await store.leader.resign("other")
+
+
+async def look_at_all_of_it(s: Scene) -> None:
+    """The verbs that only read."""
+    await s.store.apps.observe(APP)
+    await s.requests.get(APP, "low")
+    await s.requests.expired_leases(APP)
+    await s.requests.overdue_starts(APP)
+    await s.store.letters.list(APP)
+    await s.store.letters.get(APP, "low")
+    await s.store.outbox.dead(APP)
+
+
+async def end_everything(s: Scene) -> None:
+    """Every request ends, every worker leaves and every webhook is delivered."""
+    for inbox in s.inboxes:
+        for request_id, _ in inbox.held:
+            await s.requests.cancel(APP, request_id)
+    await s.requests.flush_queue(APP)
+    for raw in await s.redis("ZRANGE", keys.leases(APP), 0, -1):
+        await s.requests.cancel(APP, raw.decode())
+    await s.redis("ZUNIONSTORE", keys.outbox(APP), 1, keys.outbox(APP), "WEIGHTS", 0)  # all are due
+    for delivery in await s.store.outbox.due(APP):
+        await s.store.outbox.delivered(delivery)
+    for worker in await s.store.workers.list(APP):
+        await s.store.workers.remove(APP, worker.worker_id, "done")
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the verbs that were called."""
+    names: set[str] = set()
+    run = Script.__call__
+
+    async def noting(script: Script, *arguments: Any, **named: Any) -> Any:
+        names.add(script.name)
+        return await run(script, *arguments, **named)
+
+    monkeypatch.setattr(Script, "__call__", noting)
+    return names
 
 
 @pytest.mark.anyio
-async def test_every_key_written_is_named_typed_and_ends(redis_url: str, tmp_path: Path) -> None:
+async def test_every_key_written_is_named_typed_and_ends(redis_url: str, tmp_path: Path, called: set[str]) -> None:
+    """Every verb is called; each key that remains has a TTL, or its docstring says why it has none. When everything
+    has ended, those without one are gone too, but for the lists of what exists."""
     patterns = {
         name: re.compile(
             "^" + re.sub("placeholder", ".+", re.escape(f(*["placeholder"] * f.__code__.co_argcount))) + "$"
@@ -108,7 +179,14 @@ async def test_every_key_written_is_named_typed_and_ends(redis_url: str, tmp_pat
                 assert expires == final, raw
             elif "none" not in ttl:
                 assert expires, f"{raw!r} has no TTL but keys.{name} promises one"
-    assert set(KEYS) - seen <= {"parked"}, "the scenario must write every kind of key"
+        assert set(SCRIPTS) == called, "the scenario must call every verb"
+        assert set(KEYS) - seen <= {"parked"}, "the scenario must write every kind of key"
+        await end_everything(s)
+        endless = {raw.decode() for raw in await s.redis("KEYS", f"{{{APP}}}:*") if await s.redis("PTTL", raw) == -1}
+        lists = {keys.alias(APP), keys.revision(APP, "r1"), keys.revisions(APP)}
+        streams = {keys.queue_normal(APP), keys.queue_low(APP)}
+        assert endless <= lists | streams
+        assert [await s.redis("XLEN", queue) for queue in sorted(streams)] == [0, 0]
 
 
 def test_states_say_who_moves_them_and_the_scripts_agree() -> None:
@@ -159,7 +237,7 @@ def test_only_what_brings_new_work_is_refused_when_memory_is_full(name: str) -> 
     first_line = (LUA / f"{name}.lua").read_text().partition("\n")[0]
     assert first_line.startswith("#!lua")
     refused = "allow-oom" not in first_line and "no-writes" not in first_line
-    assert refused == (name in {"submit", "point", "put_revision"})
+    assert refused == (name in {"submit", "replay_letter", "point", "put_revision"})
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

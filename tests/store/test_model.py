@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from scheduler.store import StaleLeader, Store, keys
+from scheduler.store import NotFound, StaleLeader, Store, keys
 from scheduler.store.outcomes import OVERDUE, pack_outcome
-from scheduler.store.records import Outcome, RequestState, WorkerRecord, WorkerState
+from scheduler.store.records import Outcome, Replayed, RequestState, WorkerRecord, WorkerState
 from scheduler.store.scripts import SCRIPTS
 from tests.store.scene import APP, LOST, revision, submission
 
@@ -61,6 +61,8 @@ class Model:
     names: list[str] = field(default_factory=lambda: ["w0", "w1"])  # a worker that comes back has a new name
     epochs: list[int] = field(default_factory=list)
     order: list[str] = field(default_factory=list)  # waiting requests as they should be claimed
+    letters: dict[str, str] = field(default_factory=dict)  # dead letters, and what each was replayed as
+    hooked: set[str] = field(default_factory=set)  # letters of requests with a webhook
 
     def running(self, worker: str | None = None) -> dict[str, Known]:
         """Requests in progress, of one worker or of all."""
@@ -219,6 +221,7 @@ class Life(RuleBasedStateMachine):
                 claim_more=int(more),
                 lease_ms=60_000,
                 overdue=OVERDUE,
+                bytes=len(outcome.body),
             )
         )
         ours = known is not None and known.attempt == attempt and known.worker == worker
@@ -279,11 +282,45 @@ class Life(RuleBasedStateMachine):
             assert answer == ("failed" if failed else "requeued")
             if failed:
                 known.status, known.failed_by_retry = "ERROR", True
+                self._given_up(request_id, known)
                 known.result = None if known.crashes >= 3 and known.mode != "direct" else LOST.body
             else:
                 known.status, known.delayed = "IN_QUEUE", delay
                 if not delay:
                     self.model.order.append(request_id)
+
+    def _given_up(self, request_id: str, known: Known) -> None:
+        if known.mode == "direct":
+            return
+        self.model.letters[request_id] = ""
+        self.model.hooked.discard(request_id)
+        if known.webhook:
+            self.model.hooked.add(request_id)
+
+    @rule(letter=st.sampled_from(IDS), request_id=st.sampled_from(IDS), again=st.booleans())
+    def replay(self, letter: str, request_id: str, again: bool) -> None:
+        call = self.store.letters.replay(APP, letter, request_id, again=again)
+        before = self.model.letters.get(letter)
+        if before is None:
+            with pytest.raises(NotFound):
+                self.run(call)
+            return
+        answer = self.run(call)
+        if request_id == before or request_id in self.model.requests:
+            assert answer == Replayed(request_id)
+        elif before and not again:
+            assert answer == Replayed(before, True)
+        else:
+            assert answer == Replayed(request_id)
+            self.model.letters[letter] = request_id
+            self.model.requests[request_id] = Known("queued", letter in self.model.hooked)
+            self.model.order.append(request_id)
+
+    @rule(letter=st.sampled_from(IDS), really=RARELY)
+    def drop_letter(self, letter: str, really: bool) -> None:
+        if really:
+            known = self.model.letters.pop(letter, None)
+            assert self.run(self.store.letters.drop(APP, letter)) == (known is not None)
 
     @rule(pick=PICKS)
     def lease_runs_out(self, pick: int) -> None:
@@ -384,10 +421,11 @@ class Life(RuleBasedStateMachine):
     async def _compare(self) -> None:
         model, command = self.model, self.redis.command
         running, waiting = set(model.running()), set(model.order)
-        leases, delayed, outbox, normal, low, *records = await asyncio.gather(
+        leases, delayed, outbox, letters, normal, low, *records = await asyncio.gather(
             command("ZRANGE", keys.leases(APP), 0, -1),
             command("ZRANGE", keys.delayed(APP), 0, -1),
             command("ZRANGE", keys.outbox(APP), 0, -1),
+            self.store.letters.list(APP),
             command("XRANGE", keys.queue_normal(APP), "-", "+"),
             command("XRANGE", keys.queue_low(APP), "-", "+"),
             *(command("HMGET", keys.request(APP, i), "status", "attempt", "worker", "body", "result") for i in IDS),
@@ -398,6 +436,8 @@ class Life(RuleBasedStateMachine):
         assert entries == sorted(waiting), "each waiting request has one entry, no other has any"
         owed = {i for i, k in model.requests.items() if k.webhook and k.status in ("COMPLETED", "ERROR")}
         assert {i.decode() for i in outbox} == owed
+        assert {found.request_id: found.replayed_as or "" for found in letters} == model.letters
+        assert all(found.body_bytes for found in letters), "a letter keeps the input that its request has given up"
         for request_id, (status, attempt, worker, body, _) in zip(IDS, records, strict=True):
             known = model.requests.get(request_id)
             if known is None:

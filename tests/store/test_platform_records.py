@@ -62,12 +62,12 @@ async def test_logs_of_an_app_a_request_and_a_worker(redis_url: str, tmp_path: P
         assert [e.level for e in await s.store.logs.tail(APP, 2)] == ["INFO", "ERROR"]
         assert heard
 
-        assert await s.redis("PTTL", keys.request_logs(APP, "a")) > 3_600_000
+        assert await s.redis("PTTL", keys.request_logs(APP, "a")) > s.requests.retention_ms
         inbox = await s.worker()
         await inbox.finish(await inbox.next(), OK)
-        assert 0 < await s.redis("PTTL", keys.request_logs(APP, "a")) <= 3_600_000
+        assert 0 < await s.redis("PTTL", keys.request_logs(APP, "a")) <= s.requests.retention_ms
         await s.store.logs.append(APP, [LogEntry("", 4.5, "INFO", "late", request_id="a")])
-        assert 0 < await s.redis("PTTL", keys.request_logs(APP, "a")) <= 3_600_000
+        assert 0 < await s.redis("PTTL", keys.request_logs(APP, "a")) <= s.requests.retention_ms
 
 
 async def test_environments_and_their_build_logs(redis_url: str, tmp_path: Path) -> None:
@@ -176,19 +176,46 @@ async def test_a_webhook_is_owed_until_it_is_delivered(redis_url: str, tmp_path:
             return [d.tries for d in found] == [1]
 
         await await_until(due_again, "the next try")
-        assert await s.redis("PTTL", keys.request(APP, claim.request_id)) > 3_600_000, "the sender needs the record"
+        assert await s.redis("PTTL", keys.request(APP, claim.request_id)) > s.requests.retention_ms, (
+            "the sender needs the record"
+        )
         await s.store.outbox.delivered(delivery)
         assert await s.store.outbox.due(APP) == []
-        assert 0 < await s.redis("PTTL", keys.request(APP, claim.request_id)) <= 3_600_000
+        assert 0 < await s.redis("PTTL", keys.request(APP, claim.request_id)) <= s.requests.retention_ms
         assert heard == [APP.encode()]
 
+
+async def test_a_webhook_that_was_given_up_is_kept_for_a_week_to_be_replayed(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
         claim = await s.claimed(inbox, webhook="http://there/hook")
         await inbox.finish(claim, OK)
         (delivery,) = await s.store.outbox.due()
-        await s.store.outbox.dead_letter(delivery)
+        await s.store.outbox.give_up(delivery, "status 500")
         await s.store.outbox.reschedule(delivery, 0)
         assert await s.store.outbox.due() == []
-        assert await s.store.outbox.dead_letters(APP) == [claim.request_id]
+        (dead,) = await s.store.outbox.dead(APP)
+        assert (dead.request_id, dead.url) == (claim.request_id, "http://there/hook")
+        assert (dead.tries, dead.why) == (1, "status 500")
+        week = 7 * 86400 * 1000
+        assert week - 60_000 < await s.redis("PTTL", keys.request(APP, claim.request_id)) <= week
+
+        assert await s.store.outbox.replay(APP, claim.request_id)
+        assert await s.store.outbox.replay(APP, claim.request_id), "asked twice, it is one delivery"
+        assert await s.store.outbox.dead(APP) == []
+        (again,) = await s.store.outbox.due(APP)
+        assert (again.request_id, again.tries) == (claim.request_id, 0), "with all its tries"
+        assert await s.store.outbox.replay(APP, claim.request_id)
+        assert await s.store.outbox.due(APP) == [], "a try that is under way is not made beside itself"
+        await s.store.outbox.delivered(again)
+        assert await s.redis("PTTL", keys.request(APP, claim.request_id)) < week / 2
+        await s.store.outbox.give_up(again, "too late")
+        assert await s.store.outbox.dead(APP) == [], "what was delivered stays delivered"
+        assert await s.store.outbox.replay(APP, claim.request_id), "its receiver may have lost it"
+        assert await s.store.outbox.drop(APP, claim.request_id)
+        assert await s.store.outbox.due(APP) == []
+        assert not await s.store.outbox.drop(APP, claim.request_id)
+        assert not await s.store.outbox.replay(APP, "unknown")
 
 
 async def test_the_webhook_of_a_deleted_app_is_still_owed(redis_url: str, tmp_path: Path) -> None:

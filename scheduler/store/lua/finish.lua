@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- MOVES: IN_PROGRESS -> COMPLETED; IN_PROGRESS -> ERROR; IN_QUEUE -> IN_PROGRESS; IN_QUEUE -> ERROR
--- ARGV request_id attempt worker_id status result error_type retention_ms claim_more lease_ms overdue
+-- ARGV request_id attempt worker_id status result error_type retention_ms claim_more lease_ms overdue bytes
 -- RETURNS: {1 kept or 0 refused, "claim ..." | "empty" | "stopped" | "gone" | ""}
 -- INCLUDE claiming
 -- Ends an attempt and, with claim_more = 1, takes the worker's next request. Asked twice, it answers the same.
@@ -8,7 +8,7 @@ local kept = 0
 local r = read_request(request_id)
 if r and r.attempt == attempt and r.worker == worker_id then
   if r.status == 'IN_PROGRESS' then
-    end_request(request_id, r, status, 'finish', result, error_type, '')
+    end_request(request_id, r, status, 'finish', result, error_type, '', tonumber(bytes))
     kept = 1
   elseif r.ended_by == 'finish' then
     return { 1, '' } -- the first answer was lost, and what it claimed with it: claim looks for that

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- MOVES: IN_PROGRESS -> IN_QUEUE; IN_PROGRESS -> ERROR
--- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms
+-- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms words exit_code
 -- RETURNS: "requeued"; "failed"; "superseded"; "alive"; error STALE
--- INCLUDE ending releasing queueing leading waking
+-- INCLUDE ending releasing queueing leading waking lettering
 -- An attempt ended without an answer. The supervisor of the worker says so itself (by_epoch = ''); the leader says so
 -- when the lease has run out. A crash with several requests in flight accuses each of them: they run again alone, and
 -- only a crash alone counts.
@@ -28,6 +28,7 @@ if crashed == '1' then
 end
 local used_up = r.mode == 'direct' or tonumber(r.attempt) >= tonumber(r.max_attempts)
 if used_up or crashes >= 3 then
+  keep_letter(request_id, r, crashes >= 3 and 'poison_request' or fallback_type, why, crashes)
   if crashes >= 3 and r.mode ~= 'direct' then
     end_request(request_id, r, 'ERROR', 'retry', poison, 'poison_request', why)
   else

@@ -2,7 +2,7 @@
 -- MOVES: none -> IN_QUEUE; none -> IN_PROGRESS
 -- KEYS alias request_prefix queue_normal queue_low leases deadlines parked worker_prefix idempotency_prefix
 -- CHANNELS channel_worker_prefix
--- ARGV request_id mode priority call body gateway webhook max_attempts start_ms max_queue cap idempotency_key fingerprint
+-- ARGV request_id mode priority call body gateway webhook max_attempts start_ms max_queue cap idempotency_key fingerprint keep
 -- RETURNS: {request id, requests ahead, 1 if it was known already}
 -- INCLUDE clock reading waking
 -- Stores a request. With a worker parked and nobody waiting, it is claimed for that worker in the same breath: the
@@ -84,6 +84,7 @@ end
 if webhook ~= '' or deadline ~= '' then
   redis.call('HSET', key, 'webhook', webhook, 'start_deadline', deadline)
 end
+if keep ~= '' then redis.call('HSET', key, 'keep', keep) end
 if idempotency_key ~= '' then
   redis.call('SET', idempotency_prefix .. idempotency_key, request_id .. ' ' .. fingerprint, 'PX', 86400000)
 end

@@ -23,7 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "apps": ("apps", "List, show, scale, roll back and delete apps."),
         "runners": ("runners", "See the workers of an app and their logs."),
         "logs": ("logs", "Show an app's log, and follow it."),
-        "queue": ("queue", "Count waiting requests, or drop them."),
+        "queue": ("queue", "Count waiting requests, drop them, see which were given up."),
         "api": ("api", "Call an app through its queue."),
     },
     "Settings": {

@@ -1,4 +1,4 @@
-"""``fal queue``: how many requests wait for an app, and dropping them.
+"""``fal queue``: how many requests wait for an app, dropping them, and what became of those that were given up.
 
 Reads and prints.
 """
@@ -10,12 +10,17 @@ from urllib.parse import quote
 
 import click
 
+from fal.cli import letters, webhooks
 from fal.cli.options import control_api, json_option
 
 
 @click.group("queue")
 def command() -> None:
-    """Count waiting requests, or drop them."""
+    """Count waiting requests, drop them, or see which were given up."""
+
+
+command.add_command(letters.command)
+command.add_command(webhooks.command)
 
 
 @command.command("size")

@@ -1,6 +1,6 @@
 -- KEYS request_prefix queue_normal queue_low leases delayed deadlines outbox request_logs_prefix
 -- CHANNELS channel_gateway_prefix channel_outbox
--- INCLUDE clock naming reading
+-- INCLUDE clock naming reading keeping
 -- Every way out of a request goes through end_request, so that nothing of it is left behind. Needs ARGV retention_ms.
 local function leave_queue(id, r)
   if r.status == 'IN_PROGRESS' then
@@ -15,8 +15,9 @@ local function leave_queue(id, r)
   if r.start_deadline ~= '' then redis.call('ZREM', deadlines, id) end
 end
 
--- The worker's slot is the caller's business. The payload is emptied, not deleted: that needs no command of its own.
-local function end_request(id, r, status, verb, result, error_type, why)
+-- `bytes` is the size of a result that lies on disk. The worker's slot is the caller's business. The payload is
+-- emptied, not deleted: that needs no command of its own.
+local function end_request(id, r, status, verb, result, error_type, why, bytes)
   local key = request_prefix .. id
   leave_queue(id, r)
   redis.call('HSET', key, 'status', status, 'ended_by', verb, 'result', result, 'finished_at', now_text,
@@ -25,10 +26,11 @@ local function end_request(id, r, status, verb, result, error_type, why)
   if error_type ~= '' or why ~= '' or r.attempt ~= '1' then
     redis.call('HSET', key, 'error_type', error_type, 'error', why)
   end
-  local keep = retention_ms
+  local keep = keep_after(r.mode, r.keep, bytes or #result)
   if r.logged then redis.call('PEXPIRE', request_logs_prefix .. id, keep) end
   if r.webhook ~= '' and status ~= 'CANCELLED' then
-    keep = keep + 86400000 -- the delivery needs the record; the outbox shortens this when it is done
+    redis.call('HSET', key, 'kept_for', keep)
+    keep = keep + 129600000 -- the delivery needs the record; the outbox shortens this when it is done
     redis.call('ZADD', outbox, now, id)
     redis.call('PUBLISH', channel_outbox, app)
   end
