@@ -37,6 +37,10 @@ HOSTS: dict[bytes, Service] = {
     b"rest.fal.ai": "rest",
     b"rest.alpha.fal.ai": "rest",
     b"v3.fal.media": "cdn",
+    b"v3b.fal.media": "cdn",
+    # Where the Python client turns when the first two do not answer.
+    b"falrun.com": "run",
+    b"queue.falrun.com": "queue",
 }
 _PREFIXED = frozenset({"run", "queue", "rest", "cdn", "ws"})
 _HOST = re.compile(rb"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
@@ -116,8 +120,12 @@ class Addresses:
 
 
 def queue_base(base_url: str, host: bytes) -> str:
-    """Base of queue URLs: the queue host has them at its root, everything else below ``/queue``."""
-    return base_url if HOSTS.get(host) == "queue" else f"{base_url}/queue"
+    """Base of queue URLs: the queue host has them at its root, everything else below ``/queue``.
+
+    ``base_url`` is another than the Host's when the operator set one.
+    """
+    at_root = HOSTS.get(host) == "queue" and base_url.endswith("//" + host.decode("ascii"))
+    return base_url if at_root else f"{base_url}/queue"
 
 
 def app_urls(base_url: str, app: str) -> dict[str, str]:
