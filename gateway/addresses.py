@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from .asgi import Scope
@@ -102,6 +103,20 @@ class Addresses:
                 self._known[(scheme, host)] = base
         return base
 
+    def files_url(self, scope: Scope, head: Head) -> str:
+        """Base of the URLs of files, which apps must reach as well as callers.
+
+        A caller whose client only knows fal's hosts was led here by a proxy or a hosts file, which apps may not have.
+        When it comes over loopback, the address that it ended at is good for both.
+        """
+        base = self.base_url(scope, head)
+        if head.host not in HOSTS or self._public is not None or head.forwarded_host is not None:
+            return base
+        address, port = scope["server"]
+        if not _is_loopback(address):
+            return f"{scope['scheme']}://v3.fal.media"
+        return f"{scope['scheme']}://{f'[{address}]' if ':' in address else address}:{port}"
+
     def _checked(self, scope: Scope, scheme: str, host: bytes) -> str:
         if not host:  # HTTP/1.0
             address, port = scope["server"]
@@ -117,6 +132,21 @@ class Addresses:
         except ValueError:
             return False
         return peer is not None and any(peer in network for network in self._trusted)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def takes_files(path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a body goes to the disk as it comes: a source file or an upload, by path or by Host."""
+    if path.startswith("/api/v1/bundles/objects/"):
+        return True
+    host = next((value for name, value in headers if name == b"host"), b"")
+    return locate(path, host)[0] == "cdn"
 
 
 def queue_base(base_url: str, host: bytes) -> str:

@@ -20,6 +20,7 @@ from .apps import Apps
 from .asgi import Headers, Message, Receive, Scope, Send, respond
 from .auth import Keys
 from .bundles import Bundles
+from .call_tokens import CallTokens
 from .control import Control
 from .deployments import Deployments
 from .directory import Directory
@@ -34,6 +35,9 @@ from .queue import Queue
 from .results import Results
 from .run import Access, Run
 from .settings import Settings
+from .storage import Storage
+from .tokens import Tokens
+from .uploads import Uploads
 
 log = structlog.get_logger("gateway")
 
@@ -46,15 +50,18 @@ class Gateway:
         self.limits = limits = Limits(settings)
         keys = Keys(store)
         directory = Directory(store)
-        access = Access(directory, keys)
+        tokens = Tokens(settings.data_dir)
+        access = Access(directory, keys, tokens)
         self._streams = EventStreams(limits, settings.write_timeout)
         control = Control(store, settings, addresses, keys, directory, limits, self._streams)
         self.results = Results(store, settings.max_wait)
         self._run = Run(store, addresses, access, limits, self.results, settings.write_timeout)
         self._queue = Queue(store, settings, addresses, access, limits, self._streams)
-        self._files = Files(store, settings.write_timeout)
+        self._files = Files(store, keys, settings.write_timeout)
+        self._uploads = Uploads(store, settings, addresses, keys, tokens, limits)
         parts = (Public, Bundles, Deployments, Apps, Logs, ApiKeys)
         routes = [route for part in parts for route in part(control).routes()]
+        routes += CallTokens(control, tokens).routes() + Storage(control, tokens).routes()
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +88,8 @@ class Gateway:
             elif service == "queue":
                 await self._queue.serve(scope, receive, send, head, path, request_id)
             elif service == "cdn":
-                await self._files.serve(scope, receive, send, head, path, request_id)
+                cdn = self._uploads if scope["method"] in ("POST", "PUT") else self._files
+                await cdn.serve(scope, receive, send, head, path, request_id)
             else:
                 await self._control(scope, receive, send, head, service, path, request_id)
         except CallerGone:

@@ -125,7 +125,7 @@ class Queue:
             query=query,
             headers=app_headers(head, app, route, request_id, caller),
             body=await self._limits.read_body(receive, head.content_length),
-            base_url=base_url,
+            base_url=self._addresses.files_url(scope, head),
             priority=incoming.priority(head),
             start_timeout=incoming.start_timeout(head),
             max_attempts=1 if incoming.no_retry(head) else MAX_ATTEMPTS,

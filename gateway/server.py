@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from . import wire
+from .addresses import takes_files
 from .asgi import Message
 from .settings import Settings
 
@@ -33,9 +34,6 @@ log = structlog.get_logger("gateway")
 _CERTIFICATE_TICKS = 10
 #: Bytes a second that a body must bring on average.
 _SLOWEST_BODY = 16 * 1024
-#: Where source files are sent to.
-_OBJECTS = "/api/v1/bundles/objects/"
-
 
 #: Headers of answers that change how the connection goes on.
 _UNUSUAL = frozenset({b"connection", b"transfer-encoding", b"content-length"})
@@ -129,7 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     max_head = 16 * 1024
     max_body_wire = 128 * 1024 * 1024  # framing included
-    max_object_wire = 2048 * 1024 * 1024  # of a source file, which is never held in memory
+    max_file_wire = 2048 * 1024 * 1024  # of a file, which is never held in memory
     head_timeout = 10.0
     body_timeout = 30.0
 
@@ -139,6 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _wire = 0  # bytes received for the current part of the message, while that part did not end
     _timer: asyncio.TimerHandle | None = None  # armed while a head or a body is incomplete
     _body_began = 0.0
+    _most_wire = max_body_wire
     _too_large = False
     _idle_since = 0.0
     _idle_timer: asyncio.TimerHandle | None = None  # armed once for many requests
@@ -178,8 +177,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_timer()
             self._body_began = self.loop.time()
             self._timer = self.loop.call_later(self.body_timeout, self._body_too_slow)
-        is_object = self.scope["path"].startswith(_OBJECTS)
-        self._check_wire(size, self.max_object_wire if is_object else self.max_body_wire)
+            is_file = takes_files(self.scope["path"], self.headers)
+            self._most_wire = self.max_file_wire if is_file else self.max_body_wire
+        self._check_wire(size, self._most_wire)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -291,7 +291,7 @@ def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
     bounds = {
         "max_head": settings.max_header_bytes,
         "max_body_wire": 2 * settings.max_body_bytes + 65536,
-        "max_object_wire": 2 * settings.max_object_bytes + 65536,
+        "max_file_wire": 2 * max(settings.max_object_bytes, settings.max_file_bytes) + 65536,
         "head_timeout": settings.header_timeout,
         "body_timeout": settings.body_timeout,
     }

@@ -29,6 +29,7 @@ class Settings:
         listen_fd: an inherited listening socket; wins over host and port.
         max_body_bytes: larger request bodies get 413.
         max_object_bytes: larger source files get 413; they go to the disk as they come.
+        max_file_bytes: larger uploads of callers get 413; they go to the disk as they come too.
         max_buffered_bytes: bodies being received or handed to the store, of all callers together; beyond it 503.
         max_header_bytes: request line and headers together.
         header_timeout: from the first byte (or the connect) to the last header.
@@ -52,6 +53,7 @@ class Settings:
     tls_key: str | None = None
     max_body_bytes: int = 64 * 1024 * 1024
     max_object_bytes: int = 1024 * 1024 * 1024
+    max_file_bytes: int = 5 * 1024 * 1024 * 1024
     max_buffered_bytes: int = 1024 * 1024 * 1024
     max_header_bytes: int = 16 * 1024
     header_timeout: float = 10.0
@@ -89,6 +91,7 @@ class Settings:
             tls_certificate=environ.get("KEEPWARM_TLS_CERT") or None,
             tls_key=environ.get("KEEPWARM_TLS_KEY") or None,
             max_body_bytes=_number(environ, "KEEPWARM_MAX_BODY_BYTES", cls.max_body_bytes, 1024, 1 << 32),
+            max_file_bytes=_number(environ, "KEEPWARM_MAX_FILE_BYTES", cls.max_file_bytes, 1024, 1 << 42),
             max_waiting=_number(environ, "KEEPWARM_MAX_WAITING", cls.max_waiting, 1, 1_000_000),
             max_wait=float(_number(environ, "KEEPWARM_MAX_WAIT", int(cls.max_wait), 1, 7 * 86400)),
             allow_private_webhooks=environ.get("KEEPWARM_ALLOW_PRIVATE_WEBHOOKS", "").lower() in _TRUE,

@@ -27,16 +27,18 @@ from .errors import (
     StoreFull,
     StoreUnavailable,
 )
-from .files import FileStore, LocalFileStore, StoredFile
+from .files import FileStore, Lifecycle, StoredFile
 from .hosts import Hosts
 from .inbox import Inbox
 from .leadership import Leadership
+from .local_files import LocalFileStore
 from .logs import Logs
 from .outbox import Outbox
 from .requests import Requests
 from .scripts import load_into
 from .services import Services
 from .subscriptions import Subscriber, Subscription
+from .uploads import UploadStore
 from .workers import Workers
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "Inbox",
     "InboxClosed",
     "Leadership",
+    "Lifecycle",
     "LocalFileStore",
     "Logs",
     "NotFound",
@@ -65,6 +68,7 @@ __all__ = [
     "StoreUnavailable",
     "StoredFile",
     "Subscription",
+    "UploadStore",
     "Workers",
     "errors",
     "keys",
@@ -81,7 +85,8 @@ MAX_QUEUE = 100_000
 class Store:
     """Everything that is kept, over one connection for commands and one for listening.
 
-    The folders under ``data_dir``: ``blobs/`` (large payloads), ``files/`` (what users see), ``bundles/`` (sources).
+    The folders under ``data_dir``: ``blobs/`` (large payloads), ``files/`` (what users see), ``uploads/`` (what
+    is on its way there), ``bundles/`` (sources).
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class Store:
         self._subscriber = subscriber
         self.blobs = BlobStore(data_dir / "blobs")
         self.files: FileStore = LocalFileStore(data_dir / "files")
+        self.uploads = UploadStore(data_dir / "uploads")
         self.bundles = BundleStore(data_dir / "bundles")
         self.requests = Requests(redis, self.blobs, retention_s, max_queue)
         self.workers = Workers(redis)
