@@ -13,7 +13,7 @@ from starlette.routing import Router
 
 from scheduler.store import Store
 
-from . import cors
+from . import cors, fal_proxy
 from .addresses import Addresses, locate
 from .api_keys import ApiKeys
 from .apps import Apps
@@ -81,6 +81,9 @@ class Gateway:
         try:
             head = read_head(scope)
             service, path = locate(scope["path"], head.host)
+            if service == "other" and path.rstrip("/") == fal_proxy.PATH and scope["method"] != "OPTIONS":
+                scope, host = fal_proxy.meant(scope, head)
+                service, path = locate(scope["path"], host)
             if scope["method"] == "OPTIONS" and (allowed := cors.preflight(scope)) is not None:
                 await respond(send, 204, [*allowed, (b"x-fal-request-id", request_id.encode())], b"")
             elif service == "run":
