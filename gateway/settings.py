@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scheduler.store import files_variables
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -40,6 +42,7 @@ class Settings:
         max_wait: longest wait for a direct answer.
         stop_grace: how long a stopping gateway lets requests end.
         trusted_proxies: peers whose X-Forwarded-Proto and X-Forwarded-Host are believed.
+        files: where users' files are kept; empty: in the data folder.
     """
 
     redis_url: str
@@ -65,6 +68,7 @@ class Settings:
     stop_grace: float = 8.0
     allow_private_webhooks: bool = False
     trusted_proxies: tuple[Network, ...] = field(default=())
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -96,6 +100,7 @@ class Settings:
             max_wait=float(_number(environ, "KEEPWARM_MAX_WAIT", int(cls.max_wait), 1, 7 * 86400)),
             allow_private_webhooks=environ.get("KEEPWARM_ALLOW_PRIVATE_WEBHOOKS", "").lower() in _TRUE,
             trusted_proxies=_networks(environ.get("KEEPWARM_TRUSTED_PROXIES", "")),
+            files=_files(environ),
         )
 
 
@@ -110,6 +115,13 @@ def _number(environ: Mapping[str, str], name: str, default: int, low: int, high:
     if not low <= value <= high:
         raise SettingsError(f"{name}={value} is out of range; use {low} to {high}")
     return value
+
+
+def _files(environ: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return files_variables(environ)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _networks(given: str) -> tuple[Network, ...]:

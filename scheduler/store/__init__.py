@@ -33,6 +33,7 @@ from .inbox import Inbox
 from .leadership import Leadership
 from .local_files import LocalFileStore
 from .logs import Logs
+from .object_files import ObjectFileStore, files_variables
 from .outbox import Outbox
 from .requests import Requests
 from .scripts import load_into
@@ -57,6 +58,7 @@ __all__ = [
     "LocalFileStore",
     "Logs",
     "NotFound",
+    "ObjectFileStore",
     "Outbox",
     "QueueFull",
     "Requests",
@@ -71,6 +73,7 @@ __all__ = [
     "UploadStore",
     "Workers",
     "errors",
+    "files_variables",
     "keys",
     "outcomes",
     "records",
@@ -90,12 +93,18 @@ class Store:
     """
 
     def __init__(
-        self, redis: Redis, subscriber: Subscriber, data_dir: Path, retention_s: float, max_queue: int
+        self,
+        redis: Redis,
+        subscriber: Subscriber,
+        data_dir: Path,
+        retention_s: float,
+        max_queue: int,
+        files: Mapping[str, str],
     ) -> None:
         self._redis = redis
         self._subscriber = subscriber
         self.blobs = BlobStore(data_dir / "blobs")
-        self.files: FileStore = LocalFileStore(data_dir / "files")
+        self.files: FileStore = ObjectFileStore(files) if files else LocalFileStore(data_dir / "files")
         self.uploads = UploadStore(data_dir / "uploads")
         self.bundles = BundleStore(data_dir / "bundles")
         self.requests = Requests(redis, self.blobs, retention_s, max_queue)
@@ -118,6 +127,7 @@ class Store:
         retention_s: float = RETENTION_S,
         max_queue: int = MAX_QUEUE,
         patience_s: float = PATIENCE,
+        files: Mapping[str, str] | None = None,
     ) -> Store:
         """Opens the store; it lives on the running event loop.
 
@@ -126,9 +136,10 @@ class Store:
             retention_s: how long finished requests and their results are kept.
             max_queue: waiting requests of one app beyond which ``submit`` raises QueueFull.
             patience_s: how long to try to connect.
+            files: where users' files are kept, as ``files_variables`` found it; None: in ``data_dir``.
 
         Raises:
-            StoreUnavailable: no answer in that time. ValueError: a malformed URL.
+            StoreUnavailable: no answer in that time. ValueError: a malformed URL, or a bucket that cannot be used.
         """
         address = Address(url)
         redis = Redis(address)
@@ -138,7 +149,11 @@ class Store:
         except BaseException:
             await redis.link.close()
             raise
-        return cls(redis, Subscriber(address), data_dir, retention_s, max_queue)
+        try:
+            return cls(redis, Subscriber(address), data_dir, retention_s, max_queue, files or {})
+        except ValueError:
+            await redis.link.close()
+            raise
 
     async def close(self) -> None:
         """Ends both connections; twice is fine."""

@@ -89,9 +89,11 @@ def is_file_id(file_id: str) -> bool:
     return _ID.fullmatch(file_id) is not None
 
 
-def describe(name: str, content_type: str, lifecycle: Lifecycle) -> bytes:
-    """What is kept beside a file's bytes."""
+def describe(name: str, content_type: str, lifecycle: Lifecycle, size: int | None = None) -> bytes:
+    """What is kept beside a file's bytes; the size where asking for it costs a round trip."""
     described: dict[str, Any] = {"name": name[:255], "content_type": content_type}
+    if size is not None:
+        described["size"] = size
     if lifecycle.expires_in is not None:
         described["expires_at"] = time.time() + lifecycle.expires_in
     if lifecycle.owner is not None:
@@ -101,15 +103,15 @@ def describe(name: str, content_type: str, lifecycle: Lifecycle) -> bytes:
     return orjson.dumps(described)
 
 
-def described_file(file_id: str, size: int, described: bytes) -> StoredFile | None:
-    """The file that was described; None when its time is over."""
+def described_file(file_id: str, size: int | None, described: bytes) -> StoredFile | None:
+    """The file that was described (with its size, unless that is given); None when its time is over."""
     found = orjson.loads(described)
     expires_at = found.get("expires_at")
     if expires_at is not None and expires_at <= time.time():
         return None
     return StoredFile(
         file_id,
-        size,
+        found["size"] if size is None else size,
         found["name"],
         found["content_type"],
         expires_at,
