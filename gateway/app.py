@@ -26,6 +26,7 @@ from .deployments import Deployments
 from .directory import Directory
 from .errors import CallerGone, Refusal, answer_for, is_expected, overloaded
 from .events import EventStreams
+from .fal_cli import FalCli
 from .files import Files
 from .incoming import Head, new_request_id, read_head
 from .limits import Limits
@@ -59,7 +60,7 @@ class Gateway:
         self._queue = Queue(store, settings, addresses, access, limits, self._streams)
         self._files = Files(store, keys, settings.write_timeout)
         self._uploads = Uploads(store, settings, addresses, keys, tokens, limits)
-        parts = (Public, Bundles, Deployments, Apps, Logs, ApiKeys)
+        parts = (Public, Bundles, Deployments, Apps, Logs, ApiKeys, FalCli)
         routes = [route for part in parts for route in part(control).routes()]
         routes += CallTokens(control, tokens).routes() + Storage(control, tokens).routes()
         self._router = Router(routes, redirect_slashes=False)
