@@ -1,71 +1,43 @@
-"""Reads what a caller wants for an uploaded file: how long it is kept, and who may fetch it. Pure."""
+"""Reads what a caller wants for files, out of a request's head."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, cast
-
-import orjson
-
 from scheduler.store import Lifecycle
-from scheduler.store.files import Decision
+from scheduler.store.lifecycle import parse_lifecycle
 
 from .errors import bad_request
 from .incoming import Head
 
-_HEADERS = (b"x-fal-object-lifecycle", b"x-fal-object-lifecycle-preference")
-_DECISIONS: frozenset[str] = frozenset({"allow", "forbid", "hide"})
-_LONGEST = 100 * 366 * 86400
-_MOST_RULES = 100
+#: Of an upload, and of the files that an app makes for a call; uploads understand both.
+_UPLOAD = b"x-fal-object-lifecycle"
+_PREFERENCE = b"x-fal-object-lifecycle-preference"
 
 
 def lifecycle(head: Head, owner: str) -> Lifecycle:
-    """What the headers say of a file of ``owner``.
+    """What the headers say of an uploaded file of ``owner``.
 
     Raises:
-        Refusal: 400 when they cannot be read; a file that was to be private must not become public by a typing error.
+        Refusal: 400 when they cannot be read.
     """
-    given = next((head.options[name] for name in _HEADERS if name in head.options), None) if head.options else None
-    if given is None:
-        return Lifecycle(owner=owner)
+    for name in (_UPLOAD, _PREFERENCE):
+        if head.options and name in head.options:
+            return _read(head.options[name], name, owner)
+    return Lifecycle(owner=owner)
+
+
+def check_preference(head: Head) -> None:
+    """Refuse a call that says what to do with its files in words that nobody will understand.
+
+    Raises:
+        Refusal: 400.
+    """
+    given = head.options.get(_PREFERENCE) if head.options else None
+    if given is not None:
+        _read(given, _PREFERENCE, "")
+
+
+def _read(given: bytes, name: bytes, owner: str) -> Lifecycle:
     try:
-        wanted = orjson.loads(given)
-    except orjson.JSONDecodeError as error:
-        raise bad_request(f"X-Fal-Object-Lifecycle is not valid JSON: {error}.") from None
-    if not isinstance(wanted, dict):
-        raise bad_request("X-Fal-Object-Lifecycle must be a JSON object.")
-    default, decisions = _access(wanted.get("initial_acl"))
-    return Lifecycle(_seconds(wanted.get("expiration_duration_seconds")), owner, default, decisions)
-
-
-def _seconds(given: Any) -> float | None:
-    if given is None:
-        return None
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    if not number or not math.isfinite(given) or not 0 < given <= _LONGEST:
-        raise bad_request(
-            f"expiration_duration_seconds is {str(given)[:40]}; give seconds above 0, or null to keep the file."
-        )
-    return float(given)
-
-
-def _access(given: Any) -> tuple[Decision, tuple[tuple[str, Decision], ...]]:
-    if given is None:
-        return "allow", ()
-    if not isinstance(given, dict):
-        raise bad_request("initial_acl must be a JSON object.")
-    rules = [] if given.get("rules") is None else given["rules"]
-    if not isinstance(rules, list) or len(rules) > _MOST_RULES:
-        raise bad_request(f"initial_acl.rules must be a list of at most {_MOST_RULES} rules.")
-    decisions: list[tuple[str, Decision]] = []
-    for rule in rules:
-        if not isinstance(rule, dict) or not isinstance(rule.get("user"), str):
-            raise bad_request('Every rule of initial_acl must be an object with "user" and "decision".')
-        decisions.append((rule["user"], _decision(rule.get("decision"))))
-    return _decision("allow" if given.get("default") is None else given["default"]), tuple(decisions)
-
-
-def _decision(given: Any) -> Decision:
-    if not isinstance(given, str) or given not in _DECISIONS:
-        raise bad_request(f"initial_acl decides {str(given)[:40]!r}; use allow, forbid or hide.")
-    return cast(Decision, given)
+        return parse_lifecycle(given, owner)
+    except ValueError as error:
+        raise bad_request(f"{name.decode('ascii')} cannot be used: {error}.") from None

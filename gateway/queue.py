@@ -16,6 +16,7 @@ from .asgi import Headers, Receive, Scope, Send, respond
 from .errors import Refusal, bad_request, method_not_allowed
 from .events import Events, EventStreams, Story
 from .incoming import Head
+from .lifecycle import check_preference
 from .limits import Limits
 from .run import Access, app_headers
 from .settings import Settings
@@ -113,6 +114,7 @@ class Queue:
         own: Headers,
     ) -> None:
         _, caller = await self._access.open(app, head.authorization)
+        check_preference(head)
         query, consumed = incoming.split_query(scope["query_string"], _CONSUMED)
         webhook = consumed.get("fal_webhook")
         base_url = self._addresses.base_url(scope, head)

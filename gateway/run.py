@@ -25,6 +25,7 @@ from .auth import Keys, check_app, check_owner
 from .directory import Directory
 from .errors import CallerGone, Refusal, method_not_allowed, unauthorized
 from .incoming import Head
+from .lifecycle import check_preference
 from .limits import Limits
 from .results import Results, Waiter
 from .tokens import Tokens
@@ -153,6 +154,7 @@ class Run:
             raise method_not_allowed(scope["method"], "POST")
         query, own = incoming.split_query(scope["query_string"], _CONSUMED) if scope["query_string"] else ("", _NOTHING)
         _, caller = await self._access.open(app, head.authorization, own.get("fal_jwt_token"))
+        check_preference(head)
         start_timeout = incoming.start_timeout(head) if head.options else None
         priority = incoming.priority(head) if head.options else "normal"
         submission = Submission(

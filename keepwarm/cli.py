@@ -321,8 +321,11 @@ def _gateway_answers() -> bool:
     import httpx
 
     port = os.environ.get("KEEPWARM_BIND_PORT") or "8787"
+    scheme = "https" if os.environ.get("KEEPWARM_TLS_CERT") else "http"
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=4, trust_env=False).status_code == 200
+        # Its certificate is for the names that callers use; over loopback nothing is to be proved.
+        url = f"{scheme}://127.0.0.1:{port}/health"
+        return httpx.get(url, timeout=4, trust_env=False, verify=False).status_code == 200
     except httpx.HTTPError:
         return False
 

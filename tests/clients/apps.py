@@ -60,6 +60,11 @@ class Called(fal.App, keep_alive=120, max_concurrency=1, max_multiplexing=8):
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    @fal.endpoint("/write")
+    def write(self, request: Input) -> Upload:
+        """Answers with a file."""
+        return Upload(file=File.from_bytes(request.text.encode(), content_type="text/plain", file_name="made.txt"))
+
     @fal.endpoint("/measure")
     def measure(self, request: Upload) -> dict[str, object]:
         """Fetches what the caller uploaded."""

@@ -255,3 +255,12 @@ def test_a_name_is_never_a_path(gateway: RunningGateway, given: str, shown: str)
     with gateway.owner_client() as owner:
         urls = owner.post("/rest/storage/upload/initiate", json={"file_name": given}).json()
     assert urls["file_url"].endswith(f"/{shown}")
+
+
+@pytest.mark.parametrize("path", ["/{}", "/queue/{}"])
+def test_a_call_whose_files_should_be_kept_in_unknown_words_is_refused(gateway: RunningGateway, path: str) -> None:
+    headers = {"x-fal-object-lifecycle-preference": '{"initial_acl": {"default": "private"}}'}
+    with gateway.client() as client:
+        answer = client.post(path.format(gateway.app()), json={}, headers=headers)
+    assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
+    assert "'private'" in answer.json()["detail"]

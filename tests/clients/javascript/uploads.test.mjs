@@ -44,3 +44,17 @@ test("a blob in an input is uploaded, and the app fetches it", async () => {
   assert.equal((await fal.run("tester/called/measure", { input })).data.size, 5000);
   assert.equal((await fal.subscribe("tester/called/measure", { input })).data.size, 5000);
 });
+
+test("what a call makes is kept as its caller wants", async () => {
+  const storageSettings = { expiresIn: "1h", initialAcl: { default: "forbid" } };
+  for (const call of [fal.run, fal.subscribe]) {
+    const { data } = await call("tester/called/write", { input: { text: "made" }, storageSettings });
+    assert.equal((await fetch(data.file.url)).status, 403);
+    const owner = { headers: { authorization: `Key ${process.env.FAL_KEY}` } };
+    assert.equal(await (await fetch(data.file.url, owner)).text(), "made");
+  }
+  const { data } = await fal.run("tester/called/write", { input: { text: "open" } });
+  const got = await fetch(data.file.url);
+  assert.equal(await got.text(), "open");
+  assert.match(got.headers.get("cache-control"), /immutable/);
+});
