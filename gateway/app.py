@@ -22,6 +22,7 @@ from .auth import Keys
 from .bundles import Bundles
 from .call_tokens import CallTokens
 from .control import Control
+from .data_files import DataFiles
 from .deployments import Deployments
 from .directory import Directory
 from .errors import CallerGone, Refusal, answer_for, is_expected, overloaded
@@ -60,7 +61,7 @@ class Gateway:
         self._queue = Queue(store, settings, addresses, access, limits, self._streams)
         self._files = Files(store, keys, settings.write_timeout)
         self._uploads = Uploads(store, settings, addresses, keys, tokens, limits)
-        parts = (Public, Bundles, Deployments, Apps, Logs, ApiKeys, FalCli)
+        parts = (Public, Bundles, Deployments, Apps, Logs, ApiKeys, FalCli, DataFiles)
         routes = [route for part in parts for route in part(control).routes()]
         routes += CallTokens(control, tokens).routes() + Storage(control, tokens).routes()
         self._router = Router(routes, redirect_slashes=False)

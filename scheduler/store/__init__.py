@@ -16,6 +16,7 @@ from .apps import Apps
 from .blobs import BlobStore
 from .bundles import BundleStore
 from .connection import PATIENCE, Address, Redis
+from .data_folder import DataFolder
 from .environments import Environments
 from .errors import (
     IdempotencyConflict,
@@ -47,6 +48,7 @@ __all__ = [
     "Apps",
     "BlobStore",
     "BundleStore",
+    "DataFolder",
     "Environments",
     "FileStore",
     "Hosts",
@@ -89,7 +91,7 @@ class Store:
     """Everything that is kept, over one connection for commands and one for listening.
 
     The folders under ``data_dir``: ``blobs/`` (large payloads), ``files/`` (what users see), ``uploads/`` (what
-    is on its way there), ``bundles/`` (sources).
+    is on its way there), ``bundles/`` (sources), ``data/`` (what apps see as ``/data``).
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Store:
         self.blobs = BlobStore(data_dir / "blobs")
         self.files: FileStore = ObjectFileStore(files) if files else LocalFileStore(data_dir / "files")
         self.uploads = UploadStore(data_dir / "uploads")
+        self.data = DataFolder(data_dir / "data")
         self.bundles = BundleStore(data_dir / "bundles")
         self.requests = Requests(redis, self.blobs, retention_s, max_queue)
         self.workers = Workers(redis)

@@ -97,7 +97,7 @@ class UploadStore:
 
     def begin(self, file_id: str, name: str, content_type: str, lifecycle: Lifecycle) -> Upload:
         """An upload in parts."""
-        upload = Upload(secrets.token_hex(16), file_id, name[:255], content_type, lifecycle)
+        upload = Upload(secrets.token_hex(16), file_id, name, content_type, lifecycle)
         folder = self.root / upload.upload_id
         folder.mkdir(mode=0o700, parents=True)
         (folder / "upload.json").write_bytes(orjson.dumps(asdict(upload)))
