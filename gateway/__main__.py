@@ -52,7 +52,7 @@ async def serve(settings: Settings) -> None:
         StoreError: Redis cannot be reached.
         OSError: the address is taken.
     """
-    store = await Store.connect(settings.redis_url, settings.data_dir)
+    store = await Store.connect(settings.redis_url, settings.data_dir, files=settings.files)
     try:
         listener = listening_socket(settings)
         # uvicorn raises the signal that stopped it once more when it is done; the end of this process is ours.
@@ -76,7 +76,7 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
-    except (StoreError, OSError) as error:
+    except (StoreError, OSError, ValueError) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

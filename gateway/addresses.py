@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from .asgi import Scope
@@ -37,6 +38,10 @@ HOSTS: dict[bytes, Service] = {
     b"rest.fal.ai": "rest",
     b"rest.alpha.fal.ai": "rest",
     b"v3.fal.media": "cdn",
+    b"v3b.fal.media": "cdn",
+    # Where the Python client turns when the first two do not answer.
+    b"falrun.com": "run",
+    b"queue.falrun.com": "queue",
 }
 _PREFIXED = frozenset({"run", "queue", "rest", "cdn", "ws"})
 _HOST = re.compile(rb"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
@@ -98,6 +103,20 @@ class Addresses:
                 self._known[(scheme, host)] = base
         return base
 
+    def files_url(self, scope: Scope, head: Head) -> str:
+        """Base of the URLs of files, which apps must reach as well as callers.
+
+        A caller whose client only knows fal's hosts was led here by a proxy or a hosts file, which apps may not have.
+        When it comes over loopback, the address that it ended at is good for both.
+        """
+        base = self.base_url(scope, head)
+        if head.host not in HOSTS or self._public is not None or head.forwarded_host is not None:
+            return base
+        address, port = scope["server"]
+        if not _is_loopback(address):
+            return f"{scope['scheme']}://v3.fal.media"
+        return f"{scope['scheme']}://{f'[{address}]' if ':' in address else address}:{port}"
+
     def _checked(self, scope: Scope, scheme: str, host: bytes) -> str:
         if not host:  # HTTP/1.0
             address, port = scope["server"]
@@ -115,9 +134,28 @@ class Addresses:
         return peer is not None and any(peer in network for network in self._trusted)
 
 
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def takes_files(path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a body goes to the disk as it comes: a source file or an upload, by path or by Host."""
+    if path.startswith("/api/v1/bundles/objects/"):
+        return True
+    host = next((value for name, value in headers if name == b"host"), b"")
+    return locate(path, host)[0] == "cdn"
+
+
 def queue_base(base_url: str, host: bytes) -> str:
-    """Base of queue URLs: the queue host has them at its root, everything else below ``/queue``."""
-    return base_url if HOSTS.get(host) == "queue" else f"{base_url}/queue"
+    """Base of queue URLs: the queue host has them at its root, everything else below ``/queue``.
+
+    ``base_url`` is another than the Host's when the operator set one.
+    """
+    at_root = HOSTS.get(host) == "queue" and base_url.endswith("//" + host.decode("ascii"))
+    return base_url if at_root else f"{base_url}/queue"
 
 
 def app_urls(base_url: str, app: str) -> dict[str, str]:

@@ -13,19 +13,22 @@ from starlette.routing import Router
 
 from scheduler.store import Store
 
-from . import cors
+from . import cors, fal_proxy
 from .addresses import Addresses, locate
 from .api_keys import ApiKeys
 from .apps import Apps
 from .asgi import Headers, Message, Receive, Scope, Send, respond
 from .auth import Keys
 from .bundles import Bundles
+from .call_tokens import CallTokens
 from .control import Control
+from .data_files import DataFiles
 from .dead_webhooks import DeadWebhooks
 from .deployments import Deployments
 from .directory import Directory
 from .errors import CallerGone, Refusal, answer_for, is_expected, overloaded
 from .events import EventStreams
+from .fal_cli import FalCli
 from .files import Files
 from .incoming import Head, new_request_id, read_head
 from .letters import Letters
@@ -36,6 +39,9 @@ from .queue import Queue
 from .results import Results
 from .run import Access, Run
 from .settings import Settings
+from .storage import Storage
+from .tokens import Tokens
+from .uploads import Uploads
 
 log = structlog.get_logger("gateway")
 
@@ -48,15 +54,18 @@ class Gateway:
         self.limits = limits = Limits(settings)
         keys = Keys(store)
         directory = Directory(store)
-        access = Access(directory, keys)
+        tokens = Tokens(settings.data_dir)
+        access = Access(directory, keys, tokens)
         self._streams = EventStreams(limits, settings.write_timeout)
         control = Control(store, settings, addresses, keys, directory, limits, self._streams)
         self.results = Results(store, settings.max_wait)
         self._run = Run(store, addresses, access, limits, self.results, settings.write_timeout)
         self._queue = Queue(store, settings, addresses, access, limits, self._streams)
-        self._files = Files(store, settings.write_timeout)
-        parts = (Public, Bundles, Deployments, Apps, Letters, DeadWebhooks, Logs, ApiKeys)
+        self._files = Files(store, keys, settings.write_timeout)
+        self._uploads = Uploads(store, settings, addresses, keys, tokens, limits)
+        parts = (Public, Bundles, Deployments, Apps, Letters, DeadWebhooks, Logs, ApiKeys, FalCli, DataFiles)
         routes = [route for part in parts for route in part(control).routes()]
+        routes += CallTokens(control, tokens).routes() + Storage(control, tokens).routes()
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +85,9 @@ class Gateway:
         try:
             head = read_head(scope)
             service, path = locate(scope["path"], head.host)
+            if service == "other" and path.rstrip("/") == fal_proxy.PATH and scope["method"] != "OPTIONS":
+                scope, host = fal_proxy.meant(scope, head)
+                service, path = locate(scope["path"], host)
             if scope["method"] == "OPTIONS" and (allowed := cors.preflight(scope)) is not None:
                 await respond(send, 204, [*allowed, (b"x-fal-request-id", request_id.encode())], b"")
             elif service == "run":
@@ -83,7 +95,8 @@ class Gateway:
             elif service == "queue":
                 await self._queue.serve(scope, receive, send, head, path, request_id)
             elif service == "cdn":
-                await self._files.serve(scope, receive, send, head, path, request_id)
+                cdn = self._uploads if scope["method"] in ("POST", "PUT") else self._files
+                await cdn.serve(scope, receive, send, head, path, request_id)
             else:
                 await self._control(scope, receive, send, head, service, path, request_id)
         except CallerGone:

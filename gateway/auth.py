@@ -48,9 +48,7 @@ class Keys:
         if record is None or record.revoked:
             self._remembered.pop(digest, None)
             raise unauthorized(f"This API key is not valid: unknown, revoked or mistyped. {_HOW}")
-        if len(self._remembered) >= _MOST_REMEMBERED:
-            self._remembered.clear()
-        self._remembered[digest] = (time.monotonic() + REMEMBER_SECONDS, record)
+        self._remember(digest, record)
         return record
 
     async def require(self, authorization: bytes | None) -> ApiKeyRecord:
@@ -59,6 +57,27 @@ class Keys:
         if key is None:
             raise unauthorized(f"This needs an API key. {_HOW}")
         return key
+
+    async def of_token(self, key_id: str) -> ApiKeyRecord:
+        """The key that a token was made with.
+
+        Raises:
+            Refusal: 401 when it was revoked since.
+        """
+        digest = b"token of " + key_id.encode()
+        entry = self._remembered.get(digest)
+        if entry is not None and time.monotonic() < entry[0]:
+            return entry[1]
+        record = await self._store.keys.get(key_id)
+        if record is None or record.revoked:
+            raise unauthorized("This token is not valid: the key that it was made with was revoked. Ask for a new one.")
+        self._remember(digest, record)
+        return record
+
+    def _remember(self, digest: bytes, record: ApiKeyRecord) -> None:
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[digest] = (time.monotonic() + REMEMBER_SECONDS, record)
 
     def forget(self) -> None:
         """A key was revoked through this process."""

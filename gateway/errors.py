@@ -117,6 +117,15 @@ def object_too_large(limit: int) -> Refusal:
     )
 
 
+def file_too_large(limit: int) -> Refusal:
+    """413, for an upload."""
+    return Refusal(
+        413,
+        f"The file is over the limit of {limit} bytes. Raise KEEPWARM_MAX_FILE_BYTES on the server.",
+        "bad_request",
+    )
+
+
 def overloaded(detail: str) -> Refusal:
     """503 with a short Retry-After: the same request may work in a moment."""
     return Refusal(503, detail, "runner_scheduling_failure", ((b"retry-after", b"1"),))

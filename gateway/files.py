@@ -1,14 +1,15 @@
-"""Files that apps made: ``GET /cdn/files/{id}/{name}``, with ranges, in a form that cannot act on this origin.
+"""Files of apps and callers: ``GET /cdn/files/{id}/{name}``, with ranges, in a form that cannot act on this origin.
 
-Anybody who knows the id may fetch; ids cannot be guessed. Leaves keeping files to the store.
+Anybody who knows the id may fetch, unless who uploaded the file said otherwise; ids cannot be guessed. Leaves keeping
+files to the store and taking them to ``uploads``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-from pathlib import Path
+import time
+from collections.abc import Generator
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -17,13 +18,13 @@ from scheduler.store.files import StoredFile
 
 from . import cors
 from .asgi import Headers, Receive, Scope, Send, respond
+from .auth import Keys
 from .errors import CallerGone, Refusal, method_not_allowed
 from .incoming import Head
 
 _PATH = re.compile(r"/files/(?P<id>[A-Za-z0-9_-]{1,128})(?:/[^/]*)?")
 _RANGE = re.compile(rb"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,80}/[a-z0-9!#$&^_.+-]{1,80}(?:; ?charset=[A-Za-z0-9_-]{1,40})?", re.IGNORECASE)
-_BLOCK = 256 * 1024
 #: Shown in the browser; everything else (HTML and SVG above all, which can hold scripts) is a download.
 _SHOWN = frozenset({"application/pdf", "application/json", "text/plain", "text/csv"})
 _SHOWN_KINDS = ("image/", "audio/", "video/")
@@ -42,8 +43,9 @@ class Span(NamedTuple):
 class Files:
     """Serves stored files."""
 
-    def __init__(self, store: Store, write_timeout: float) -> None:
+    def __init__(self, store: Store, keys: Keys, write_timeout: float) -> None:
         self._store = store
+        self._keys = keys
         self._write_timeout = write_timeout
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, request_id: str) -> None:
@@ -57,10 +59,11 @@ class Files:
             raise method_not_allowed(scope["method"], "GET")
         file = await asyncio.to_thread(self._store.files.open, match["id"]) if match else None
         if file is None:
-            raise Refusal(404, "There is no such file; it may have been removed.")
+            raise _not_there()
+        await self._check(file, head)
         headers = _headers(file) + cors.ALLOW
         headers.append((b"x-fal-request-id", request_id.encode("ascii")))
-        etag = f'"{match["id"] if match else ""}-{file.size}"'.encode()
+        etag = f'"{file.file_id}-{file.size}"'.encode()
         headers.append((b"etag", etag))
         asked = {name: value for name, value in scope["headers"] if name in (b"range", b"if-range", b"if-none-match")}
         if etag in [item.strip() for item in asked.get(b"if-none-match", b"").split(b",")]:
@@ -72,17 +75,31 @@ class Files:
         await send({"type": "http.response.start", "status": 206 if span.partial else 200, "headers": headers})
         if scope["method"] == "HEAD":
             return await send({"type": "http.response.body", "body": b""})
-        await self._send_span(send, file.path, span)
+        await self._send_span(send, file, span)
 
-    async def _send_span(self, send: Send, path: Path, span: Span) -> None:
-        descriptor = await asyncio.to_thread(os.open, path, os.O_RDONLY)
+    async def _check(self, file: StoredFile, head: Head) -> None:
+        """Whether this caller may have the file. Most are for everybody who knows their id, and cost no look-up."""
+        if file.decision(None) == "allow" and not head.authorization:
+            return
         try:
-            at = span.start
-            while at < span.end:
-                block = await asyncio.to_thread(os.pread, descriptor, min(_BLOCK, span.end - at), at)
-                if not block:
+            key = await self._keys.identify(head.authorization)
+        except Refusal:
+            key = None  # a token of another service, sent along by a client that sends it everywhere
+        decision = file.decision(key.owner if key is not None else None)
+        if decision == "hide":
+            raise _not_there()
+        if decision == "forbid":
+            raise Refusal(403, "Who uploaded this file does not let everybody fetch it; send a key that may.")
+
+    async def _send_span(self, send: Send, file: StoredFile, span: Span) -> None:
+        blocks = self._store.files.blocks(file, span.start, span.end)
+        left = span.end - span.start
+        try:
+            while left:
+                block = await asyncio.to_thread(next, blocks, None)
+                if block is None:
                     raise CallerGone  # shorter than recorded: only closing the connection can say so
-                at += len(block)
+                left -= len(block)
                 try:
                     async with asyncio.timeout(self._write_timeout):
                         await send({"type": "http.response.body", "body": block, "more_body": True})
@@ -90,7 +107,8 @@ class Files:
                     raise CallerGone from None
             await send({"type": "http.response.body", "body": b""})
         finally:
-            os.close(descriptor)
+            if isinstance(blocks, Generator):
+                await asyncio.to_thread(blocks.close)
 
 
 def _headers(file: StoredFile) -> Headers:
@@ -113,8 +131,21 @@ def _headers(file: StoredFile) -> Headers:
         (b"cross-origin-resource-policy", b"cross-origin"),
         (b"referrer-policy", b"no-referrer"),
         (b"accept-ranges", b"bytes"),
-        (b"cache-control", b"public, max-age=31536000, immutable"),
+        (b"cache-control", _caching(file)),
     ]
+
+
+def _not_there() -> Refusal:
+    return Refusal(404, "There is no such file; it may have been removed.")
+
+
+def _caching(file: StoredFile) -> bytes:
+    """What is stored under an id does not change; no cache may keep what ends, or is not for everybody."""
+    if file.default != "allow" or file.decisions:
+        return b"private, no-store"
+    if file.expires_at is None:
+        return b"public, max-age=31536000, immutable"
+    return b"public, max-age=%d" % max(0, min(int(file.expires_at - time.time()), 31536000))
 
 
 def _span(asked: dict[bytes, bytes], size: int, etag: bytes) -> Span:

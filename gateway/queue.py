@@ -16,6 +16,7 @@ from .asgi import Headers, Receive, Scope, Send, respond
 from .errors import Refusal, bad_request, method_not_allowed
 from .events import Events, EventStreams, Story
 from .incoming import Head
+from .lifecycle import check_preference
 from .limits import Limits
 from .run import Access, app_headers
 from .settings import Settings
@@ -115,6 +116,7 @@ class Queue:
         own: Headers,
     ) -> None:
         _, caller = await self._access.open(app, head.authorization)
+        check_preference(head)
         query, consumed = incoming.split_query(scope["query_string"], _CONSUMED)
         webhook = consumed.get("fal_webhook")
         base_url = self._addresses.base_url(scope, head)
@@ -127,7 +129,7 @@ class Queue:
             query=query,
             headers=app_headers(head, app, route, request_id, caller),
             body=await self._limits.read_body(receive, head.content_length),
-            base_url=base_url,
+            base_url=self._addresses.files_url(scope, head),
             priority=incoming.priority(head),
             start_timeout=incoming.start_timeout(head),
             max_attempts=1 if incoming.no_retry(head) else MAX_ATTEMPTS,

@@ -25,12 +25,15 @@ from .auth import Keys, check_app, check_owner
 from .directory import Directory
 from .errors import CallerGone, Refusal, method_not_allowed, unauthorized
 from .incoming import Head
+from .lifecycle import check_preference
 from .limits import Limits
 from .results import Results, Waiter
+from .tokens import Tokens
 
 log = structlog.get_logger("gateway.run")
 
 _CONSUMED = frozenset({"fal_webhook", "fal_max_queue_length"})
+_NOTHING: dict[str, str] = {}
 _NO_METHODS = frozenset({"CONNECT", "TRACE"})
 #: How often, and seconds apart, a request is cancelled that the store was away for.
 _CANCEL_TRIES = 12
@@ -41,12 +44,18 @@ _PLAIN_ROUTE = re.compile(r"[A-Za-z0-9/_.~-]*")
 class Access:
     """Finds the app that a path names and checks that the caller may use it."""
 
-    def __init__(self, directory: Directory, keys: Keys) -> None:
+    def __init__(self, directory: Directory, keys: Keys, tokens: Tokens) -> None:
         self._directory = directory
         self._keys = keys
+        self._tokens = tokens
 
-    async def open(self, app: str, authorization: bytes | None) -> tuple[AppRecord, str | None]:
+    async def open(
+        self, app: str, authorization: bytes | None, token: str | None = None
+    ) -> tuple[AppRecord, str | None]:
         """The app, and the owner of the key that was used for it (None for public apps).
+
+        Args:
+            token: the query's ``fal_jwt_token``, which stands for the key that it was made with.
 
         Raises:
             Refusal: 404 for an unknown app, 401 and 403 for a missing or wrong key.
@@ -60,7 +69,10 @@ class Access:
             raise await self._directory.missing(app, key)
         if record.auth == "public":
             return record, None
-        key = await self._keys.identify(authorization)
+        if token is not None and authorization is None:
+            key = await self._keys.of_token(self._tokens.check_call(token, app))
+        else:
+            key = await self._keys.identify(authorization)
         check_app(record, key)
         return record, key.owner if key is not None else None
 
@@ -140,10 +152,11 @@ class Run:
         app, route = found
         if scope["method"] in _NO_METHODS:
             raise method_not_allowed(scope["method"], "POST")
-        _, caller = await self._access.open(app, head.authorization)
+        query, own = incoming.split_query(scope["query_string"], _CONSUMED) if scope["query_string"] else ("", _NOTHING)
+        _, caller = await self._access.open(app, head.authorization, own.get("fal_jwt_token"))
+        check_preference(head)
         start_timeout = incoming.start_timeout(head) if head.options else None
         priority = incoming.priority(head) if head.options else "normal"
-        query, _ = incoming.split_query(scope["query_string"], _CONSUMED) if scope["query_string"] else ("", None)
         submission = Submission(
             app=app,
             request_id=request_id,
@@ -153,7 +166,7 @@ class Run:
             query=query,
             headers=app_headers(head, app, route, request_id, caller),
             body=await self._limits.read_body(receive, head.content_length),
-            base_url=self._addresses.base_url(scope, head),
+            base_url=self._addresses.files_url(scope, head),
             priority=priority,
             start_timeout=start_timeout,
             max_attempts=1,

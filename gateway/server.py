@@ -6,11 +6,14 @@ Leaves what is inside a request to the app; bodies are bounded in ``limits``.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import ssl
 import uuid
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
@@ -21,14 +24,16 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from . import wire
+from .addresses import takes_files
 from .asgi import Message
 from .settings import Settings
 
+log = structlog.get_logger("gateway")
+
+#: Tenths of a second between looks at the certificate's file.
+_CERTIFICATE_TICKS = 10
 #: Bytes a second that a body must bring on average.
 _SLOWEST_BODY = 16 * 1024
-#: Where source files are sent to.
-_OBJECTS = "/api/v1/bundles/objects/"
-
 
 #: Headers of answers that change how the connection goes on.
 _UNUSUAL = frozenset({b"connection", b"transfer-encoding", b"content-length"})
@@ -122,7 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     max_head = 16 * 1024
     max_body_wire = 128 * 1024 * 1024  # framing included
-    max_object_wire = 2048 * 1024 * 1024  # of a source file, which is never held in memory
+    max_file_wire = 2048 * 1024 * 1024  # of a file, which is never held in memory
     head_timeout = 10.0
     body_timeout = 30.0
 
@@ -132,6 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _wire = 0  # bytes received for the current part of the message, while that part did not end
     _timer: asyncio.TimerHandle | None = None  # armed while a head or a body is incomplete
     _body_began = 0.0
+    _most_wire = max_body_wire
     _too_large = False
     _idle_since = 0.0
     _idle_timer: asyncio.TimerHandle | None = None  # armed once for many requests
@@ -171,8 +177,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._stop_timer()
             self._body_began = self.loop.time()
             self._timer = self.loop.call_later(self.body_timeout, self._body_too_slow)
-        is_object = self.scope["path"].startswith(_OBJECTS)
-        self._check_wire(size, self.max_object_wire if is_object else self.max_body_wire)
+            is_file = takes_files(self.scope["path"], self.headers)
+            self._most_wire = self.max_file_wire if is_file else self.max_body_wire
+        self._check_wire(size, self._most_wire)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -284,7 +291,7 @@ def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
     bounds = {
         "max_head": settings.max_header_bytes,
         "max_body_wire": 2 * settings.max_body_bytes + 65536,
-        "max_object_wire": 2 * settings.max_object_bytes + 65536,
+        "max_file_wire": 2 * max(settings.max_object_bytes, settings.max_file_bytes) + 65536,
         "head_timeout": settings.header_timeout,
         "body_timeout": settings.body_timeout,
     }
@@ -323,15 +330,43 @@ def listening_socket(settings: Settings) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn that tells the app when it begins to stop; the ASGI lifespan says so only when everything has ended."""
+    """uvicorn that tells the app when it begins to stop (the ASGI lifespan says so only when everything has ended) and
+    goes on with a certificate that was renewed, without a restart."""
 
     def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_stop = on_stop
+        self._certificate_at = _changed_at(config)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _CERTIFICATE_TICKS == 0 and self._certificate_at is not None:
+            self._reload_certificate()
+        return await super().on_tick(counter)
+
+    def _reload_certificate(self) -> None:
+        """New connections get the new certificate; a file that cannot be used is looked at again when it changes."""
+        changed_at = _changed_at(self.config)
+        if changed_at is None or changed_at == self._certificate_at:
+            return
+        self._certificate_at = changed_at
+        assert self.config.ssl is not None
+        try:
+            self.config.ssl.load_cert_chain(str(self.config.ssl_certfile), self.config.ssl_keyfile)
+            log.info("certificate reloaded", file=str(self.config.ssl_certfile))
+        except (OSError, ssl.SSLError) as error:
+            log.error("a renewed certificate cannot be used", file=str(self.config.ssl_certfile), error=str(error))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_stop()
         await super().shutdown(sockets)
+
+
+def _changed_at(config: uvicorn.Config) -> float | None:
+    """When the certificate's file was written; None without one."""
+    try:
+        return os.stat(config.ssl_certfile).st_mtime if config.ssl_certfile else None
+    except OSError:
+        return None
 
 
 def server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> Server:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scheduler.store import files_variables
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -29,6 +31,7 @@ class Settings:
         listen_fd: an inherited listening socket; wins over host and port.
         max_body_bytes: larger request bodies get 413.
         max_object_bytes: larger source files get 413; they go to the disk as they come.
+        max_file_bytes: larger uploads of callers get 413; they go to the disk as they come too.
         max_buffered_bytes: bodies being received or handed to the store, of all callers together; beyond it 503.
         max_header_bytes: request line and headers together.
         header_timeout: from the first byte (or the connect) to the last header.
@@ -40,6 +43,7 @@ class Settings:
         keep_results_hours: how long results of queued requests are kept.
         stop_grace: how long a stopping gateway lets requests end.
         trusted_proxies: peers whose X-Forwarded-Proto and X-Forwarded-Host are believed.
+        files: where users' files are kept; empty: in the data folder.
     """
 
     redis_url: str
@@ -53,6 +57,7 @@ class Settings:
     tls_key: str | None = None
     max_body_bytes: int = 64 * 1024 * 1024
     max_object_bytes: int = 1024 * 1024 * 1024
+    max_file_bytes: int = 5 * 1024 * 1024 * 1024
     max_buffered_bytes: int = 1024 * 1024 * 1024
     max_header_bytes: int = 16 * 1024
     header_timeout: float = 10.0
@@ -65,6 +70,7 @@ class Settings:
     stop_grace: float = 8.0
     allow_private_webhooks: bool = False
     trusted_proxies: tuple[Network, ...] = field(default=())
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -91,11 +97,13 @@ class Settings:
             tls_certificate=environ.get("KEEPWARM_TLS_CERT") or None,
             tls_key=environ.get("KEEPWARM_TLS_KEY") or None,
             max_body_bytes=_number(environ, "KEEPWARM_MAX_BODY_BYTES", cls.max_body_bytes, 1024, 1 << 32),
+            max_file_bytes=_number(environ, "KEEPWARM_MAX_FILE_BYTES", cls.max_file_bytes, 1024, 1 << 42),
             max_waiting=_number(environ, "KEEPWARM_MAX_WAITING", cls.max_waiting, 1, 1_000_000),
             max_wait=float(_number(environ, "KEEPWARM_MAX_WAIT", int(cls.max_wait), 1, 7 * 86400)),
             keep_results_hours=_number(environ, "KEEPWARM_KEEP_RESULTS_HOURS", cls.keep_results_hours, 1, 744),
             allow_private_webhooks=environ.get("KEEPWARM_ALLOW_PRIVATE_WEBHOOKS", "").lower() in _TRUE,
             trusted_proxies=_networks(environ.get("KEEPWARM_TRUSTED_PROXIES", "")),
+            files=_files(environ),
         )
 
 
@@ -110,6 +118,13 @@ def _number(environ: Mapping[str, str], name: str, default: int, low: int, high:
     if not low <= value <= high:
         raise SettingsError(f"{name}={value} is out of range; use {low} to {high}")
     return value
+
+
+def _files(environ: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return files_variables(environ)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def _networks(given: str) -> tuple[Network, ...]:

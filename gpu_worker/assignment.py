@@ -26,6 +26,7 @@ class Assignment:
         passed_environ: what the operator passes on to runners, by name and value.
         storage_hosts: the platform's own addresses, which downloads may reach though they are private.
         stages: what has been measured so far, by stage name.
+        files: where users' files are kept, by variable; empty: in the data folder.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
     """
 
@@ -57,6 +58,7 @@ class Assignment:
     storage_hosts: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
     ping_seconds: float = 8.0
+    files: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

@@ -101,6 +101,7 @@ def _assignment(
         storage_hosts=storage_hosts(settings),
         stages={"environment": time.monotonic() - began},
         ping_seconds=settings.ping_seconds,
+        files=dict(settings.files),
     )
 
 

@@ -39,7 +39,7 @@ from scheduler.store.records import LogEntry
 
 if TYPE_CHECKING:
     from gpu_worker.serving import Serving
-    from scheduler.store import Store
+    from scheduler.store import Lifecycle, Store
 
 #: Seconds between a runner's exit and the belief that nothing more comes out of its socket or pipes: a process that the
 #: app forked may hold them open for ever.
@@ -65,7 +65,9 @@ class RunnerTalk:
         self._store: Store | None = None
         self._app = assignment.app
         self.logs = LogLines(self._append_logs, assignment.worker_id)
-        self.files = SavedFiles(Path(assignment.files_dir), self._adopt, self._complain)
+        self.files = SavedFiles(
+            Path(assignment.files_dir), assignment.app.partition("/")[0], self._adopt, self._complain
+        )
         self.serving: Serving | None = None
         self.started: asyncio.Future[Ready | StartFailed] = self._loop.create_future()
         self.exited: asyncio.Future[int] = self._loop.create_future()
@@ -176,10 +178,10 @@ class RunnerTalk:
             raise StoreUnavailable
         await self._store.logs.append(self._app, entries)
 
-    def _adopt(self, path: Path, file_id: str, name: str, content_type: str) -> None:
+    def _adopt(self, path: Path, file_id: str, name: str, content_type: str, lifecycle: Lifecycle) -> None:
         if self._store is None:
             raise OSError("the store is not connected yet")
-        self._store.files.adopt(path, file_id, name, content_type)
+        self._store.files.adopt(path, file_id, name, content_type, lifecycle)
 
     def _complain(self, line: str, request_id: str | None) -> None:
         self._loop.call_soon_threadsafe(lambda: self.logs.add("ERROR", line, request_id=request_id))

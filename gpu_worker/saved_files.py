@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fal._runner.protocol import FileSaved
 
+from scheduler.store import Lifecycle
 from scheduler.store.errors import StoreError
+from scheduler.store.lifecycle import parse_lifecycle
 
 
 class SavedFiles:
@@ -19,14 +22,20 @@ class SavedFiles:
 
     Args:
         folder: where the runner leaves them.
-        adopt: moves one into the store: ``(path, file_id, name, content_type)``; blocking.
+        owner: of the app, who may always fetch them.
+        adopt: moves one into the store: ``(path, file_id, name, content_type, lifecycle)``; blocking.
         complain: takes a line about a file that could not be stored.
     """
 
     def __init__(
-        self, folder: Path, adopt: Callable[[Path, str, str, str], object], complain: Callable[[str, str | None], None]
+        self,
+        folder: Path,
+        owner: str,
+        adopt: Callable[[Path, str, str, str, Lifecycle], object],
+        complain: Callable[[str, str | None], None],
     ) -> None:
         self._folder = folder
+        self._owner = owner
         self._adopt = adopt
         self._complain = complain
         self._under_way: set[asyncio.Future[None]] = set()
@@ -51,6 +60,15 @@ class SavedFiles:
     def _store(self, message: FileSaved) -> None:
         path = self._folder / message.file_id
         try:
-            self._adopt(path, message.file_id, message.name, message.content_type)
+            self._adopt(path, message.file_id, message.name, message.content_type, self._lifecycle(message))
         except (OSError, ValueError, StoreError) as error:
             self._complain(f"the file {message.name!r} could not be stored: {error}", message.request_id)
+
+    def _lifecycle(self, message: FileSaved) -> Lifecycle:
+        """As the gateway checked it; what user code wrote there instead can only take from itself."""
+        if message.lifecycle is None:
+            return Lifecycle()
+        wanted = parse_lifecycle(message.lifecycle, self._owner)
+        if message.caller is None or wanted.default == "allow":
+            return wanted
+        return replace(wanted, decisions=(*wanted.decisions, (message.caller, "allow")))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gpu_worker.inventory import GpuSource, gpu_source
 from gpu_worker.runner_process import passed_environ
+from scheduler.store import files_variables
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class AgentSettings:
         passed_environ: what runners inherit of this process's environment.
         stop_grace: how long workers may drain when the agent is stopped.
         ping_seconds: pause between two pings of a runner; three unanswered in a row mean that it hangs.
+        files: where users' files are kept, by variable; empty: in the data folder.
     """
 
     redis_url: str
@@ -37,6 +39,7 @@ class AgentSettings:
     passed_environ: Mapping[str, str] = field(default_factory=dict)
     stop_grace: float = 40.0
     ping_seconds: float = 8.0
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> AgentSettings:
@@ -61,6 +64,7 @@ class AgentSettings:
             passed_environ=passed_environ(environ, names),
             stop_grace=_seconds(environ, "KEEPWARM_STOP_GRACE", 40.0),
             ping_seconds=_seconds(environ, "KEEPWARM_PING_SECONDS", 8.0),
+            files=files_variables(environ),
         )
 
 

@@ -69,7 +69,7 @@ class Worker:
             self._loop.add_signal_handler(number, self.stop, "drain", "its host stops")
         try:
             await self._talk.begin(self._start_message())
-            store = await Store.connect(self._a.redis_url, Path(self._a.data_dir))
+            store = await Store.connect(self._a.redis_url, Path(self._a.data_dir), files=self._a.files)
             try:
                 await self._live(store)
                 await self._report_end(store)

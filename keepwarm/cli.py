@@ -1,4 +1,4 @@
-"""The operator's command: ``keepwarm up``, ``doctor``, ``status``, ``keys``, ``hosts``, ``env`` and ``service``.
+"""The operator's command ``keepwarm``: running the platform, looking at it, its keys, its services.
 
 Reads arguments and prints; the work is in the other modules, imported when they are needed so that help is instant.
 """
@@ -52,6 +52,7 @@ def main() -> None:
 @click.option("--owner", default=None, help="First part of every app's URL.  [default: $KEEPWARM_OWNER or your user]")
 @click.option("--redis-url", default=None, help="Use this Redis (7.0 or newer) instead of embedding one.")
 @click.option("--public-url", default=None, help="Base URL that callers use, when a proxy stands in front.")
+@click.option("--tls", is_flag=True, help="Serve HTTPS with a certificate of its own making; see `keepwarm env`.")
 @click.option(
     "--fsync",
     type=click.Choice(["always", "everysec"]),
@@ -69,6 +70,7 @@ def up(
     owner: str | None,
     redis_url: str | None,
     public_url: str | None,
+    tls: bool,
     fsync: Any,
     cpu_fallback: bool,
     offer: str | None,
@@ -95,6 +97,7 @@ def up(
         cpu_fallback=cpu_fallback or os.environ.get("KEEPWARM_CPU_FALLBACK") == "1",
         offer=offer or os.environ.get("KEEPWARM_OFFER"),
         ephemeral=ephemeral,
+        tls=tls,
     )
     sys.exit(run(options))
 
@@ -161,6 +164,29 @@ def env(data: Path | None) -> None:
     click.echo(f"KEEPWARM_URL={record.url}")
     if key := state.read_admin_key(folder):
         click.echo(f"FAL_KEY={key}")
+    scheme, _, address = record.url.partition("://")
+    if scheme == "https":  # the official Python client speaks nothing else
+        click.echo(f"FAL_RUN_HOST={address}/run")
+        click.echo(f"FAL_QUEUE_RUN_HOST={address}/queue")
+    if record.ca_bundle:
+        click.echo(f"SSL_CERT_FILE={record.ca_bundle}")
+
+
+@main.command()
+@_data_option
+@click.option("--port", default=8788, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
+def proxy(data: Path | None, port: int) -> None:
+    """Lead clients that only know fal's addresses to the running platform (needs `keepwarm up --tls`).
+
+    With HTTPS_PROXY set to what this prints, and the variables of `keepwarm env`, connections to fal.run, rest.fal.ai
+    and fal's other hosts end at the platform; all others go where they were going. Listens on loopback only.
+    """
+    from keepwarm.connect_proxy import run
+
+    record = _running(_folder(data))
+    if not record.url.startswith("https:"):
+        _fail(f"the platform at {record.url} does not serve HTTPS; start it with `keepwarm up --tls`")
+    sys.exit(run(record.url, port))
 
 
 @main.command()
@@ -295,8 +321,11 @@ def _gateway_answers() -> bool:
     import httpx
 
     port = os.environ.get("KEEPWARM_BIND_PORT") or "8787"
+    scheme = "https" if os.environ.get("KEEPWARM_TLS_CERT") else "http"
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=4, trust_env=False).status_code == 200
+        # Its certificate is for the names that callers use; over loopback nothing is to be proved.
+        url = f"{scheme}://127.0.0.1:{port}/health"
+        return httpx.get(url, timeout=4, trust_env=False, verify=False).status_code == 200
     except httpx.HTTPError:
         return False
 

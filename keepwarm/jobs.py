@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from keepwarm.jobs_worker import LeasedWorker, connect
 from scheduler.control.stderr_log import log_to_stderr
 from scheduler.control.stopping import stop_on_signals
 from scheduler.control.webhooks import TOTAL_TIMEOUT_S, WebhookSender
-from scheduler.store import Store
+from scheduler.store import Store, files_variables
 from scheduler.store.errors import StoreError
 from scheduler.store.records import WebhookDelivery
 from scheduler.store.signing import load_or_create
@@ -58,6 +58,7 @@ class Settings:
         keep_files_days: age at which users' files are deleted; None keeps them.
         environments_max_bytes, environments_unused_days: when environments are deleted; None: not by this measure.
         stop_grace: how long deliveries may go on when the service stops.
+        files: where users' files are kept; empty: in the data folder.
     """
 
     redis_url: str
@@ -70,6 +71,7 @@ class Settings:
     environments_max_bytes: int | None = None
     environments_unused_days: float | None = 30
     stop_grace: float = 8.0
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -90,6 +92,7 @@ class Settings:
             keep_files_days=number_setting(environ, "KEEPWARM_KEEP_FILES_DAYS"),
             environments_max_bytes=None if max_bytes is None else int(max_bytes),
             environments_unused_days=number_setting(environ, "KEEPWARM_ENVIRONMENTS_UNUSED_DAYS", 30.0),
+            files=files_variables(environ),
         )
 
 
@@ -199,7 +202,7 @@ class Jobs:
 
 
 async def _serve(settings: Settings) -> None:
-    store = await Store.connect(settings.redis_url, settings.data_dir)
+    store = await Store.connect(settings.redis_url, settings.data_dir, files=settings.files)
     try:
         jobs = Jobs(store, await connect(settings.redis_url), settings)
         stop_on_signals(jobs.stop)

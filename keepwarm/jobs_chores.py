@@ -26,12 +26,15 @@ async def sweep_payloads(store: Store) -> int:
 
 
 async def sweep_files(store: Store, keep_days: float | None) -> int:
-    """Delete users' files older than ``keep_days``; None keeps them for ever. Returns how many."""
-    if keep_days is None:
-        return 0
-    count = await asyncio.to_thread(store.files.sweep, keep_days * DAY_S)
+    """Delete users' files whose own time is over, and those older than ``keep_days``; None keeps them for ever. Uploads
+    that nobody completed go after a day. Returns how many files."""
+    count = await asyncio.to_thread(store.files.sweep_expired)
+    if keep_days is not None:
+        count += await asyncio.to_thread(store.files.sweep, keep_days * DAY_S)
     if count:
         log.info("files deleted", count=count, older_than_days=keep_days)
+    if given_up := await asyncio.to_thread(store.uploads.sweep, DAY_S):
+        log.info("unfinished uploads deleted", count=given_up)
     return count
 
 

@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -21,11 +22,15 @@ from typing import TextIO
 import httpx
 import psutil
 
-from keepwarm import redis_server, state
+from keepwarm import redis_server, state, tls
 from keepwarm.services import SERVICE_MODULES, Child, die_with_parent, service_command, spawn
 
 #: Seconds for the gateway to answer /health after a start; a cold disk with a large append-only file is slow.
 START_TIMEOUT = 60.0
+#: Seconds between looks at how long the certificate lives.
+CERTIFICATE_LOOK = 3600.0
+#: Where Python's HTTP libraries look for the roots to trust.
+_ROOTS_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
 class PlatformError(Exception):
@@ -46,6 +51,7 @@ class Options:
     cpu_fallback: bool = False
     offer: str | None = None
     ephemeral: bool = False
+    tls: bool = False
 
 
 class Platform:
@@ -66,6 +72,7 @@ class Platform:
         self._redis_url = ""
         self._listener: socket.socket | None = None
         self._run_lock: TextIO | None = None
+        self._tls: tls.TlsFiles | None = None
 
     async def run(self) -> None:
         """Run until a signal (or, when ephemeral, until no ``fal run`` is left).
@@ -93,9 +100,10 @@ class Platform:
     async def _start(self) -> None:
         options = self._options
         self._listener = _listen(options.host, options.port)
-        host, port = self._listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        url = options.public_url or f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}"
+        if options.tls:
+            self._tls = self._certificates()
+            self._tasks.append(asyncio.create_task(self._renew_certificates()))
+        url = options.public_url or self._local_url()
         if options.redis_url:
             self._redis_url = options.redis_url
         else:
@@ -105,8 +113,9 @@ class Platform:
         for name in SERVICE_MODULES:
             self._keep(Child(name, self._starter(name, environ), self._report))
         await self._wait_healthy(url)
+        roots = str(self._tls.roots) if self._tls is not None else None
         state.write_platform_file(
-            options.data, state.PlatformFile(url, self._redis_url, os.getpid(), options.owner, options.ephemeral)
+            options.data, state.PlatformFile(url, self._redis_url, os.getpid(), options.owner, options.ephemeral, roots)
         )
         if options.ephemeral:
             self._tasks.append(asyncio.create_task(self._leave_with_last_run()))
@@ -114,7 +123,22 @@ class Platform:
         if not options.ephemeral:
             self._report(f"  data folder   {options.data}")
             self._report(f"  API key       {key.split(':')[0]}:… (in {options.data / 'admin.key'}; see keepwarm env)")
+            if self._tls is not None:
+                self._report(f"  certificates  signed by {self._tls.authority}, which clients must trust")
             self._report(f"  next          {_next_command(options.data)}")
+
+    def _certificates(self) -> tls.TlsFiles:
+        options = self._options
+        return tls.ensure(options.data, tls.wanted_names(options.host, options.public_url))
+
+    async def _renew_certificates(self) -> None:
+        """The gateway sees a new file by itself."""
+        while True:
+            await asyncio.sleep(CERTIFICATE_LOOK)
+            try:
+                await asyncio.to_thread(self._certificates)
+            except OSError as error:
+                self._report(f"the certificate cannot be renewed: {error}")
 
     def _keep(self, child: Child) -> None:
         self._children.append(child)
@@ -166,6 +190,13 @@ class Platform:
         }
         if options.public_url:
             environ["KEEPWARM_PUBLIC_URL"] = options.public_url
+        if self._tls is not None:
+            environ["KEEPWARM_TLS_CERT"] = str(self._tls.certificate)
+            environ.pop("KEEPWARM_TLS_KEY", None)
+            # Apps fetch what callers uploaded here, so that they must trust this gateway too.
+            environ |= dict.fromkeys(_ROOTS_VARIABLES, str(self._tls.roots))
+            passed = environ.get("KEEPWARM_RUNNER_ENV", "")
+            environ["KEEPWARM_RUNNER_ENV"] = ",".join(filter(None, (passed, *_ROOTS_VARIABLES)))
         if options.cpu_fallback:
             environ["KEEPWARM_CPU_FALLBACK"] = "1"
         if options.offer:
@@ -198,7 +229,8 @@ class Platform:
 
     async def _wait_healthy(self, url: str) -> None:
         gateway = next(child for child in self._children if child.name == "gateway")
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+        trusted = ssl.create_default_context(cafile=str(self._tls.roots)) if self._tls is not None else True
+        async with httpx.AsyncClient(timeout=2.0, trust_env=False, verify=trusted) as client:
             loop = asyncio.get_running_loop()
             deadline = loop.time() + START_TIMEOUT
             while not self._leave.is_set():
@@ -213,7 +245,8 @@ class Platform:
         assert self._listener is not None
         host, port = self._listener.getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if self._tls is not None else "http"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def _until(self, condition: Callable[[], bool], child: Child, failure: str) -> None:
         loop = asyncio.get_running_loop()

@@ -33,6 +33,8 @@ class PlatformFile:
     pid: int
     owner: str
     ephemeral: bool
+    #: The roots to trust when the platform serves HTTPS with a certificate of its own making.
+    ca_bundle: str | None = None
 
 
 def data_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -69,7 +71,7 @@ def checked_owner(name: str) -> str:
 
 def write_platform_file(folder: Path, content: PlatformFile) -> None:
     """Publish ``platform.json`` atomically, readable by this user alone."""
-    _write_private(folder / "platform.json", json.dumps(asdict(content)) + "\n")
+    write_private(folder / "platform.json", json.dumps(asdict(content)) + "\n")
 
 
 def read_platform_file(folder: Path) -> PlatformFile | None:
@@ -101,10 +103,11 @@ def read_admin_key(folder: Path) -> str | None:
 
 def write_admin_key(folder: Path, key: str) -> None:
     """Keep the admin key beside the data, readable by this user alone."""
-    _write_private(folder / "admin.key", key + "\n")
+    write_private(folder / "admin.key", key + "\n")
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Write a file whole or not at all, readable by this user alone."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     with os.fdopen(handle, "w") as stream:
         stream.write(text)

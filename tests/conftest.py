@@ -14,6 +14,7 @@ import pytest
 
 from keepwarm import redis_server as embedded
 from tests.support.platform import PlatformUnderTest
+from tests.support.s3_server import s3_server
 
 
 @pytest.fixture
@@ -96,3 +97,10 @@ def start_platform(shared_builds: Path) -> Iterator[Callable[..., PlatformUnderT
 def platform(start_platform: Callable[..., PlatformUnderTest]) -> PlatformUnderTest:
     """One platform for every test that harms nobody."""
     return start_platform("--cpu-fallback", environ={"KEEPWARM_ALLOW_PRIVATE_WEBHOOKS": "1"})
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """Variables that name a bucket on a real S3 server."""
+    with s3_server() as variables:
+        yield variables

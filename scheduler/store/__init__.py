@@ -16,6 +16,7 @@ from .apps import Apps
 from .blobs import BlobStore
 from .bundles import BundleStore
 from .connection import PATIENCE, Address, Redis
+from .data_folder import DataFolder
 from .environments import Environments
 from .errors import (
     IdempotencyConflict,
@@ -27,17 +28,20 @@ from .errors import (
     StoreFull,
     StoreUnavailable,
 )
-from .files import FileStore, LocalFileStore, StoredFile
+from .files import FileStore, Lifecycle, StoredFile
 from .hosts import Hosts
 from .inbox import Inbox
 from .leadership import Leadership
 from .letters import Letters
+from .local_files import LocalFileStore
 from .logs import Logs
+from .object_files import ObjectFileStore, files_variables
 from .outbox import Outbox
 from .requests import Requests
 from .scripts import load_into
 from .services import Services
 from .subscriptions import Subscriber, Subscription
+from .uploads import UploadStore
 from .workers import Workers
 
 __all__ = [
@@ -46,6 +50,7 @@ __all__ = [
     "Apps",
     "BlobStore",
     "BundleStore",
+    "DataFolder",
     "Environments",
     "FileStore",
     "Hosts",
@@ -54,9 +59,11 @@ __all__ = [
     "InboxClosed",
     "Leadership",
     "Letters",
+    "Lifecycle",
     "LocalFileStore",
     "Logs",
     "NotFound",
+    "ObjectFileStore",
     "Outbox",
     "QueueFull",
     "Requests",
@@ -68,8 +75,10 @@ __all__ = [
     "StoreUnavailable",
     "StoredFile",
     "Subscription",
+    "UploadStore",
     "Workers",
     "errors",
+    "files_variables",
     "keys",
     "outcomes",
     "records",
@@ -84,16 +93,25 @@ MAX_QUEUE = 100_000
 class Store:
     """Everything that is kept, over one connection for commands and one for listening.
 
-    The folders under ``data_dir``: ``blobs/`` (large payloads), ``files/`` (what users see), ``bundles/`` (sources).
+    The folders under ``data_dir``: ``blobs/`` (large payloads), ``files/`` (what users see), ``uploads/`` (what
+    is on its way there), ``bundles/`` (sources), ``data/`` (what apps see as ``/data``).
     """
 
     def __init__(
-        self, redis: Redis, subscriber: Subscriber, data_dir: Path, retention_s: float, max_queue: int
+        self,
+        redis: Redis,
+        subscriber: Subscriber,
+        data_dir: Path,
+        retention_s: float,
+        max_queue: int,
+        files: Mapping[str, str],
     ) -> None:
         self._redis = redis
         self._subscriber = subscriber
         self.blobs = BlobStore(data_dir / "blobs")
-        self.files: FileStore = LocalFileStore(data_dir / "files")
+        self.files: FileStore = ObjectFileStore(files) if files else LocalFileStore(data_dir / "files")
+        self.uploads = UploadStore(data_dir / "uploads")
+        self.data = DataFolder(data_dir / "data")
         self.bundles = BundleStore(data_dir / "bundles")
         self.requests = Requests(redis, self.blobs, retention_s, max_queue)
         self.workers = Workers(redis)
@@ -116,6 +134,7 @@ class Store:
         retention_s: float = RETENTION_S,
         max_queue: int = MAX_QUEUE,
         patience_s: float = PATIENCE,
+        files: Mapping[str, str] | None = None,
     ) -> Store:
         """Opens the store; it lives on the running event loop.
 
@@ -124,9 +143,10 @@ class Store:
             retention_s: how long finished requests and their results are kept.
             max_queue: waiting requests of one app beyond which ``submit`` raises QueueFull.
             patience_s: how long to try to connect.
+            files: where users' files are kept, as ``files_variables`` found it; None: in ``data_dir``.
 
         Raises:
-            StoreUnavailable: no answer in that time. ValueError: a malformed URL.
+            StoreUnavailable: no answer in that time. ValueError: a malformed URL, or a bucket that cannot be used.
         """
         address = Address(url)
         redis = Redis(address)
@@ -136,7 +156,11 @@ class Store:
         except BaseException:
             await redis.link.close()
             raise
-        return cls(redis, Subscriber(address), data_dir, retention_s, max_queue)
+        try:
+            return cls(redis, Subscriber(address), data_dir, retention_s, max_queue, files or {})
+        except ValueError:
+            await redis.link.close()
+            raise
 
     async def close(self) -> None:
         """Ends both connections; twice is fine."""

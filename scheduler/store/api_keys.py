@@ -44,6 +44,10 @@ class ApiKeys:
         right = hmac.compare_digest(digest, _digest(secret))
         return record if right and record is not None and not record.revoked else None
 
+    async def get(self, key_id: str) -> ApiKeyRecord | None:
+        """The key of an id, revoked or not."""
+        return (await self._read(key_id))[0]
+
     async def list(self) -> list[ApiKeyRecord]:
         """All keys, oldest first, revoked ones included."""
         ids = await self._redis.command("SMEMBERS", keys.api_keys())

@@ -1,139 +1,121 @@
 """Files that users see: what apps return as images and what callers upload.
 
-``FileStore`` is the seam where an object store can stand beside the local folder. Ids are unguessable and chosen by
-who stores; names and types are metadata and never become paths.
+``FileStore`` is the seam where an object store stands beside the local folder. Ids are unguessable and chosen by who
+stores; names and types are metadata and never become paths.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 
-from .disk import FLOOR_BYTES, whole_file
+#: What somebody who knows a file's URL gets: the file, "forbidden", or no word of its being there.
+Decision = Literal["allow", "forbid", "hide"]
 
-_ID = re.compile(r"^[A-Za-z0-9_-]{8,128}$")
+_ID = re.compile(r"[A-Za-z0-9_-]{8,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """How long a file is kept and who may fetch it.
+
+    Args:
+        expires_in: seconds from now; None: for ever.
+        owner: who may always fetch it.
+        default: for everybody who is not named in ``decisions``, pairs of an owner and what they get.
+    """
+
+    expires_in: float | None = None
+    owner: str | None = None
+    default: Decision = "allow"
+    decisions: tuple[tuple[str, Decision], ...] = ()
+
+
+KEPT = Lifecycle()
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file to serve; ``size`` in bytes."""
+    """A file to serve; ``size`` in bytes, ``expires_at`` in unix seconds."""
 
-    path: Path
+    file_id: str
     size: int
     name: str
     content_type: str
+    expires_at: float | None = None
+    owner: str | None = None
+    default: Decision = "allow"
+    decisions: tuple[tuple[str, Decision], ...] = ()
+
+    def decision(self, owner: str | None) -> Decision:
+        """What a caller gets who acts for ``owner`` (None: nobody known)."""
+        if self.default == "allow" and not self.decisions:
+            return "allow"
+        if owner is not None and owner == self.owner:
+            return "allow"
+        return dict(self.decisions).get(owner or "", self.default)
 
 
 class FileStore(Protocol):
-    """Where user-visible files are kept."""
+    """Where user-visible files are kept. Calls block; large ones belong in a thread."""
 
-    def adopt(self, path: Path, file_id: str, name: str, content_type: str) -> None:
-        """Takes over a file that a runner left; ``path`` is gone afterwards."""
+    def adopt(self, path: Path, file_id: str, name: str, content_type: str, lifecycle: Lifecycle = KEPT) -> None:
+        """Takes over a file on this machine's disk; ``path`` is gone afterwards."""
 
-    def put(self, data: bytes, file_id: str, name: str, content_type: str) -> None:
+    def put(self, data: bytes, file_id: str, name: str, content_type: str, lifecycle: Lifecycle = KEPT) -> None:
         """Stores bytes under an id."""
 
     def open(self, file_id: str) -> StoredFile | None:
-        """What is stored under the id, or None."""
+        """What is stored under the id and has not expired, or None."""
+
+    def blocks(self, file: StoredFile, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from ``start`` up to, not including, ``end``; fewer when the file is gone by then."""
+
+    def sweep_expired(self) -> int:
+        """Deletes files whose time is over; returns how many."""
 
     def sweep(self, older_than_s: float) -> int:
         """Deletes files stored longer ago than this; returns how many."""
 
 
-class LocalFileStore:
-    """Files in a folder: ``ab/abcd…`` with ``abcd….json`` beside it. Calls block on the disk.
-
-    Args:
-        root: the folder.
-        floor: bytes of the disk to leave.
-    """
-
-    def __init__(self, root: Path, floor: int = FLOOR_BYTES) -> None:
-        self.root = root
-        self._floor = floor
-
-    def adopt(self, path: Path, file_id: str, name: str, content_type: str) -> None:
-        """Takes over a file that a runner left; ``path`` is gone afterwards.
-
-        Raises:
-            ValueError: the id is malformed, or ``path`` is a link or no plain file. OSError: it cannot be read.
-            StoreFull: the disk has no room for it; ``path`` stays.
-        """
-        target = self._path(file_id)
-        info = os.lstat(path)
-        # user code wrote it: a link could make us serve any file of the machine
-        if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
-            raise ValueError(f"{path.name} is not a plain file of its own")
-        with self._described(target, name, content_type):
-            try:
-                path.rename(target)
-            except OSError:
-                with whole_file(target, info.st_size, self._floor) as copy:
-                    _copy(path, copy)
-                path.unlink()
-        target.chmod(0o600)
-
-    def put(self, data: bytes, file_id: str, name: str, content_type: str) -> None:
-        """Stores bytes under an id; whole or not at all.
-
-        Raises:
-            ValueError: the id is malformed. StoreFull: the disk has no room for them.
-        """
-        target = self._path(file_id)
-        with self._described(target, name, content_type), whole_file(target, len(data), self._floor) as file:
-            file.write(data)
-
-    def open(self, file_id: str) -> StoredFile | None:
-        """What is stored under the id, or None."""
-        if not _ID.match(file_id):
-            return None
-        path = self._path(file_id)
-        try:
-            size = path.stat().st_size
-            described = orjson.loads(path.with_name(f"{path.name}.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        return StoredFile(path, size, described["name"], described["content_type"])
-
-    def sweep(self, older_than_s: float) -> int:
-        """Deletes files stored longer ago than this; returns how many."""
-        limit = time.time() - older_than_s
-        old = [path for path in self.root.glob("*/*") if path.suffix != ".json" and path.stat().st_mtime < limit]
-        for path in old:
-            path.unlink(missing_ok=True)
-            path.with_name(f"{path.name}.json").unlink(missing_ok=True)
-        return len(old)
-
-    def _path(self, file_id: str) -> Path:
-        if not _ID.match(file_id):
-            raise ValueError(f"{file_id!r} is no file id")
-        return self.root / file_id[:2] / file_id
-
-    @contextlib.contextmanager
-    def _described(self, target: Path, name: str, content_type: str) -> Iterator[None]:
-        """Name and type first, so that a file is never there without them; taken back when the file does not come."""
-        beside = target.with_name(f"{target.name}.json")
-        described = orjson.dumps({"name": name[:255], "content_type": content_type})
-        with whole_file(beside, len(described), floor=0) as file:
-            file.write(described)
-        try:
-            yield
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+def is_file_id(file_id: str) -> bool:
+    """Whether it could be one."""
+    return _ID.fullmatch(file_id) is not None
 
 
-def _copy(source: Path, writer: BinaryIO) -> None:
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(descriptor, "rb") as reader:
-        shutil.copyfileobj(reader, writer)
+def describe(name: str, content_type: str, lifecycle: Lifecycle, size: int | None = None) -> bytes:
+    """What is kept beside a file's bytes; the size where asking for it costs a round trip."""
+    described: dict[str, Any] = {"name": name[:255], "content_type": content_type}
+    if size is not None:
+        described["size"] = size
+    if lifecycle.expires_in is not None:
+        described["expires_at"] = time.time() + lifecycle.expires_in
+    if lifecycle.owner is not None:
+        described["owner"] = lifecycle.owner
+    if lifecycle.default != "allow" or lifecycle.decisions:
+        described["default"], described["decisions"] = lifecycle.default, lifecycle.decisions
+    return orjson.dumps(described)
+
+
+def described_file(file_id: str, size: int | None, described: bytes) -> StoredFile | None:
+    """The file that was described (with its size, unless that is given); None when its time is over."""
+    found = orjson.loads(described)
+    expires_at = found.get("expires_at")
+    if expires_at is not None and expires_at <= time.time():
+        return None
+    return StoredFile(
+        file_id,
+        found["size"] if size is None else size,
+        found["name"],
+        found["content_type"],
+        expires_at,
+        found.get("owner"),
+        found.get("default", "allow"),
+        tuple((owner, decision) for owner, decision in found.get("decisions", ())),
+    )

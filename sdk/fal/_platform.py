@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -63,6 +64,8 @@ class Record:
     pid: int
     owner: str
     ephemeral: bool
+    #: The roots to trust for ``url``, when the platform made its certificate itself.
+    ca_bundle: str | None = None
 
 
 def read_record(folder: Path) -> Record | None:
@@ -70,7 +73,11 @@ def read_record(folder: Path) -> Record | None:
     try:
         content = json.loads((folder / "platform.json").read_text(encoding="utf-8"))
         return Record(
-            str(content["url"]), int(content["pid"]), str(content["owner"]), bool(content.get("ephemeral", False))
+            str(content["url"]),
+            int(content["pid"]),
+            str(content["owner"]),
+            bool(content.get("ephemeral", False)),
+            content.get("ca_bundle"),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -121,13 +128,28 @@ def _exists(pid: int) -> bool:
     return True
 
 
+def trusted_roots(url: str, environ: Mapping[str, str] | None = None) -> ssl.SSLContext | bool:
+    """What to verify ``url`` against, as httpx takes it: this machine's own platform may have made its certificate
+    itself; True is the usual roots."""
+    if not url.startswith("https:"):
+        return True
+    record = read_record(data_dir(environ))
+    if record is None or record.url != url or not record.ca_bundle:
+        return True
+    try:
+        return ssl.create_default_context(cafile=record.ca_bundle)
+    except OSError:
+        return True
+
+
 def answers(url: str, timeout: float = 2.0) -> bool:
     """Whether ``GET /health`` says that requests can be taken."""
     import httpx
 
     loopback = Target(url, None, "").on_loopback
     try:
-        return httpx.get(f"{url}/health", timeout=timeout, trust_env=not loopback).status_code == 200
+        verify = trusted_roots(url)
+        return httpx.get(f"{url}/health", timeout=timeout, trust_env=not loopback, verify=verify).status_code == 200
     except httpx.HTTPError:
         return False
 

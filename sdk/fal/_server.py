@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from fal._config import Target
+from fal._platform import trusted_roots
 from fal._problem import Problem
 
 Json = dict[str, Any]
@@ -42,6 +43,7 @@ class ControlApi:
             headers=headers,
             timeout=httpx.Timeout(timeout, connect=10.0),
             trust_env=not target.on_loopback or target.url.startswith("https:"),
+            verify=trusted_roots(target.url),
         )
         self._owner: str | None = None
         #: The server's clock (unix seconds) at its last answer; None until it has told one.

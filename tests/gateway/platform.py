@@ -181,7 +181,8 @@ class RunningGateway:
             self._ready.set()
 
     async def _serve(self) -> None:
-        self.store = await Store.connect(self.settings.redis_url, self.settings.data_dir)
+        settings = self.settings
+        self.store = await Store.connect(settings.redis_url, settings.data_dir, files=settings.files)
         try:
             record, secret = await self.store.keys.create(OWNER, "tests")
             self.key = f"{record.key_id}:{secret}"

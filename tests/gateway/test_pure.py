@@ -23,6 +23,24 @@ from scheduler.store import errors
 REDIS = {"KEEPWARM_REDIS_URL": "unix:///tmp/x.sock"}
 
 
+@pytest.mark.parametrize(
+    ("server", "host", "public_url", "expected"),
+    [
+        (("127.0.0.1", 8787), b"gpu.example", None, "https://gpu.example"),
+        (("127.0.0.1", 8787), b"fal.run", None, "https://127.0.0.1:8787"),
+        (("::1", 8787), b"rest.fal.ai", None, "https://[::1]:8787"),
+        (("10.0.0.5", 443), b"rest.fal.ai", None, "https://v3.fal.media"),
+        (("10.0.0.5", 443), b"rest.fal.ai", "https://gpu.example", "https://gpu.example"),
+    ],
+)
+def test_files_are_linked_to_where_apps_reach_them_too(
+    server: tuple[str, int], host: bytes, public_url: str | None, expected: str
+) -> None:
+    addresses = Addresses(Settings("unix:///x", Path("/data"), public_url=public_url))
+    scope = {"scheme": "https", "server": server, "client": ("10.0.0.9", 1), "headers": [(b"host", host)]}
+    assert addresses.files_url(scope, read_head(scope)) == expected
+
+
 def test_settings_come_from_the_environment() -> None:
     settings = Settings.from_env(
         REDIS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -93,11 +94,23 @@ class PlatformUnderTest:
         known = {"KEEPWARM_URL": self.url, "FAL_KEY": self.key, "KEEPWARM_DATA": str(self.data)}
         return command_environ(self.data, known | dict(extra or {}))
 
+    def env(self) -> dict[str, str]:
+        """What ``keepwarm env`` tells a shell to export."""
+        command = [str(BIN / "keepwarm"), "env", "--data", str(self.data)]
+        done = subprocess.run(command, env=command_environ(self.data), capture_output=True, text=True, check=True)
+        return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
     def fal(self, *arguments: str, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[str]:
         """Run the ``fal`` command against this platform, from the project's root."""
+        return self.fal_in(self.shell(), *arguments, check=check, timeout=timeout)
+
+    def fal_in(
+        self, shell: Mapping[str, str], *arguments: str, check: bool = True, timeout: float = 900
+    ) -> subprocess.CompletedProcess[str]:
+        """The same in a shell with other variables."""
         done = subprocess.run(
             [str(BIN / "fal"), *arguments],
-            env=self.shell(),
+            env=dict(shell),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -117,6 +130,8 @@ class PlatformUnderTest:
     def client(self, **options: Any) -> httpx.Client:
         """An HTTP client that carries the platform's key."""
         options.setdefault("timeout", 120.0)
+        if self.url.startswith("https:"):
+            options.setdefault("verify", ssl.create_default_context(cafile=str(self.data / "tls" / "roots.pem")))
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Key {self.key}"}, trust_env=False, **options)
 
     def workers(self, app: str) -> list[dict[str, Any]]:

@@ -61,7 +61,12 @@ class PlatformFiles:
             target.unlink(missing_ok=True)  # half a file would keep the disk full for everybody
             raise
         name = safe_name(name)
-        self._channel.send(FileSaved(file_id, name, content_type, request.request_id if request else None))
+        saved = FileSaved(file_id, name, content_type)
+        if request is not None:
+            saved.request_id = request.request_id
+            saved.lifecycle = request.headers.get("x-fal-object-lifecycle-preference")
+            saved.caller = request.headers.get("x-fal-caller-user-id")
+        self._channel.send(saved)
         return f"{base_url}/cdn/files/{file_id}/{quote(name)}"
 
     def _require_room(self, size: int, name: str) -> None:

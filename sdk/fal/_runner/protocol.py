@@ -202,6 +202,7 @@ class FileSaved(Message):
     """The runner left ``files_dir/file_id``; the supervisor stores it before it forwards anything that follows.
 
     Its public URL is ``{base_url}/cdn/files/{file_id}/{name}``, known to the runner without waiting for an answer.
+    ``lifecycle``: what the caller's header says of files, for ``caller``, who may always fetch them.
     """
 
     tag: ClassVar[str] = "file_saved"
@@ -209,6 +210,8 @@ class FileSaved(Message):
     name: str
     content_type: str
     request_id: str | None = None
+    lifecycle: str | None = None
+    caller: str | None = None
 
 
 @dataclass(slots=True)
