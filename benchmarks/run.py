@@ -1,4 +1,4 @@
-"""All benchmarks, one table after the other: calls, cold starts, environments. Takes about six minutes.
+"""All benchmarks, one table after the other: calls, the queue, cold starts, environments. Takes about twelve minutes.
 
 python benchmarks/run.py [--heavy]
 """
@@ -15,6 +15,9 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 _TABLES = {
     "A call of a warm app": ("latency.py", False),
+    "What the queue takes in and gives out": ("queue_rates.py", False),
+    "From submitting to seeing the result, beside other queues": ("queue_round_trip.py", False),
+    "Ten thousand callers waiting at once": ("queue_waiters.py", False),
     "The first call of a sleeping app, in seconds": ("cold_start.py", True),
     "Building an environment": ("environments.py", True),
 }

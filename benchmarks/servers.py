@@ -1,4 +1,4 @@
-"""Servers as child processes for the benchmarks: a peer on a port, or a whole platform with an app in it.
+"""Servers as child processes for the benchmarks: a peer on a port, the embedded Redis, a whole platform with an app.
 
 Owns starting, waiting until they answer and ending them with all their children. Knows nothing of what is measured.
 """
@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+
+from keepwarm import redis_server
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -53,6 +56,17 @@ def peer(python: Path, script: str, log: Path, *options: str) -> Iterator[str]:
         yield url
 
 
+@contextmanager
+def embedded_redis(folder: Path, fsync: redis_server.Fsync) -> Iterator[str]:
+    """Run the server that `keepwarm up` embeds, with the same options, and yield its URL."""
+    process = redis_server.start(folder, fsync)
+    try:
+        yield f"unix://{redis_server.socket_path(folder)}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 class Platform:
     """A running `keepwarm up`."""
 
@@ -76,6 +90,21 @@ class Platform:
             raise SystemExit(f"fal deploy {reference} failed:\n{done.stdout}{done.stderr}")
         app = json.loads(done.stdout.strip().splitlines()[-1])["app_name"]
         return f"{self.url}/{app if '/' in app else f'bench/{app}'}"
+
+    def queue_size(self, app_url: str) -> int:
+        """Requests of the app that wait for a worker."""
+        url = f"{self.url}/api/v1/queue{app_url.removeprefix(self.url)}"
+        headers = {"Authorization": f"Key {self._key}"}
+        size: int = httpx.get(url, headers=headers, trust_env=False, timeout=60).raise_for_status().json()["size"]
+        return size
+
+    def process(self, part: str) -> psutil.Process:
+        """The platform's child with that in its command: ``-m gateway``, or ``-server`` for Redis."""
+        pid = json.loads((self.data / "platform.json").read_text())["pid"]
+        for process in psutil.Process(pid).children():
+            if part in " ".join(process.cmdline()):
+                return process
+        raise LookupError(f"the platform on {self.data} runs no {part!r}")
 
     def workers(self, app_url: str) -> list[dict[str, Any]]:
         """The app's workers as the control API shows them."""

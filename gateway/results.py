@@ -1,6 +1,6 @@
 """Hands finished requests to the callers who wait for them: one subscription for the whole process.
 
-A push can be lost, so that every waiter's record is read again every two seconds: the record is the truth. Also ends
+A push can be lost, so that every waiter's state is read again every two seconds: the record is the truth. Also ends
 direct requests whose start deadline has passed, should no scheduler do it, and waiting for a store that stays away.
 """
 
@@ -21,7 +21,7 @@ from .asgi import Receive, until_hang_up
 
 log = structlog.get_logger("gateway.results")
 
-#: Seconds after which a waiter's record is read without having been pushed.
+#: Seconds after which a waiter's state is read without its record having been pushed.
 REREAD_SECONDS = 2.0
 _TICK_SECONDS = 0.2
 _READ_AT_ONCE = 64
@@ -228,24 +228,33 @@ class Results:
         now = time.monotonic()
         waiter.next_read = _next_read(waiter, now)
         try:
-            record = await self._store.requests.get(waiter.app, waiter.request_id)
-            if record is not None and record.state is RequestState.IN_QUEUE and self._overdue(waiter, now):
-                await self._store.requests.fail_queued(waiter.app, waiter.request_id, outcomes.overdue())
+            state = await self._state(waiter, now)
+            if state is not None and state.terminal:
                 record = await self._store.requests.get(waiter.app, waiter.request_id)
+                waiter.record = record or waiter.record
         except StoreError:
             waiter.next_read = 0.0
             if strict:
                 raise
             return
-        if record is None:
+        if state is None or (state.terminal and waiter.record is None):
             waiter.lost = True
-        elif record.state.terminal:
-            waiter.record = record
         # Pieces may be there whose push was lost; a look costs little, and an answer that was streamed is only there.
-        waiter.output = record is not None and record.state is not RequestState.IN_QUEUE
+        waiter.output = state not in (None, RequestState.IN_QUEUE)
         if now > waiter.deadline:
             waiter.expired = True
-        waiter.wake()
+        if state is not RequestState.IN_QUEUE or waiter.expired:  # else there is nothing new to be looked at
+            waiter.wake()
+
+    async def _state(self, waiter: Waiter, now: float) -> RequestState | None:
+        """Of most waiters only the state is read: the whole record counts the requests ahead, and with thousands that
+        wait Redis would do nothing else."""
+        requests = self._store.requests
+        state = await requests.state(waiter.app, waiter.request_id)
+        if state is RequestState.IN_QUEUE and self._overdue(waiter, now):
+            await requests.fail_queued(waiter.app, waiter.request_id, outcomes.overdue())
+            state = await requests.state(waiter.app, waiter.request_id)
+        return state
 
     @staticmethod
     def _overdue(waiter: Waiter, now: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 import httpx
@@ -232,6 +233,27 @@ def test_a_lost_push_is_made_good(gateway: RunningGateway) -> None:
         )
         gateway.call(results.start())
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_watching_over_queued_callers_asks_for_nothing_but_their_state(gateway: RunningGateway) -> None:
+    """Ten thousand callers waited for a busy app, and the gateway read each one's whole record every two seconds. That
+    counts up to a thousand requests ahead of it: Redis was busy with it all the time, and answers came at a fifth of
+    the rate."""
+
+    def calls() -> dict[str, int]:
+        statistics = gateway.call(gateway.store._redis.command("INFO", "commandstats")).decode()
+        lines = [line for line in statistics.splitlines() if line.startswith("cmdstat_")]
+        return {line[8 : line.index(":")]: int(line.split("calls=")[1].split(",")[0]) for line in lines}
+
+    app = gateway.app()
+    with ExitStack() as callers:
+        for _ in range(5):
+            connection = callers.enter_context(socket.create_connection(gateway.address))
+            connection.sendall(b"POST /%s HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}" % app.encode())
+        wait_until(lambda: gateway.call(gateway.store.requests.queue_size(app)) == 5, "all wait")
+        gateway.call(gateway.store._redis.command("CONFIG", "RESETSTAT"))
+        wait_until(lambda: calls().get("ping", 0) >= 2, "they were looked at; each look begins with a ping")
+        assert "xrange" not in calls()
 
 
 def test_a_waiting_caller_hears_that_the_app_was_deleted(gateway: RunningGateway) -> None:
