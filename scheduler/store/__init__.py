@@ -37,6 +37,7 @@ from .requests import Requests
 from .scripts import load_into
 from .services import Services
 from .subscriptions import Subscriber, Subscription
+from .values import Values
 from .workers import Workers
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "StoreUnavailable",
     "StoredFile",
     "Subscription",
+    "Values",
     "Workers",
     "errors",
     "keys",
@@ -100,6 +102,7 @@ class Store:
         self.logs = Logs(redis)
         self.environments = Environments(redis, subscriber)
         self.keys = ApiKeys(redis)
+        self.values = Values(redis)
         self.leader = Leadership(redis)
         self.outbox = Outbox(redis, self.requests.retention_ms)
 

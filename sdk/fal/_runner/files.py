@@ -13,9 +13,10 @@ import shutil
 from pathlib import Path
 from urllib.parse import quote
 
-from fal._context import current_request
+from fal._context import Values, current_request
 from fal._runner.channel import Channel
 from fal._runner.protocol import FileSaved
+from fal._runner.values import PlatformValues
 
 #: Bytes of the disk that no output may take: the platform's own records usually lie on the same one.
 DISK_FLOOR = 64 * 1024 * 1024
@@ -27,6 +28,7 @@ class PlatformFiles:
 
     def __init__(self, channel: Channel, files_dir: str, storage_hosts: list[str], floor: int = DISK_FLOOR) -> None:
         self.storage_hosts = frozenset(host.lower() for host in storage_hosts)
+        self.values: Values | None = PlatformValues(channel)
         self._channel = channel
         self._files_dir = Path(files_dir)
         self._floor = floor

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fal.toolkit.file.file import CompressedFile, File
     from fal.toolkit.image.image import Image
     from fal.toolkit.image.sizes import ImageSize, ImageSizeInput, get_image_size
+    from fal.toolkit.kv import KVStore
     from fal.toolkit.paths import FAL_MODEL_WEIGHTS_DIR, FAL_PERSISTENT_DIR, FAL_REPOSITORY_DIR
     from fal.toolkit.pydantic import (
         AudioField,
@@ -43,6 +44,7 @@ _HOMES = {
     "ImageSize": "image.sizes",
     "ImageSizeField": "pydantic",
     "ImageSizeInput": "image.sizes",
+    "KVStore": "kv",
     "KVStoreException": "exceptions",
     "Video": "video",
     "VideoField": "pydantic",
@@ -71,6 +73,7 @@ __all__ = [
     "ImageSize",
     "ImageSizeField",
     "ImageSizeInput",
+    "KVStore",
     "KVStoreException",
     "Video",
     "VideoField",
