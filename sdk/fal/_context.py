@@ -75,6 +75,14 @@ class Runner(Protocol):
         """Hand a file to the platform and return its public URL; None while no caller's address is known yet."""
         ...
 
+    def reserve(self, name: str) -> tuple[str, str] | None:
+        """An id and the public URL that a file will have; None as in ``store``."""
+        ...
+
+    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
+        """Hand over the file of a reserved id, once."""
+        ...
+
 
 _current: ContextVar[RequestContext | None] = ContextVar("fal_current_request", default=None)
 _runner: Runner | None = None

@@ -44,6 +44,12 @@ class _Platform:
     def store(self, source: bytes | Path, name: str, content_type: str) -> str | None:
         return None
 
+    def reserve(self, name: str) -> tuple[str, str] | None:
+        return None
+
+    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
+        raise OSError
+
 
 class _Site(http.server.BaseHTTPRequestHandler):
     seen: list[tuple[str, str | None]] = []

@@ -44,11 +44,27 @@ class PlatformFiles:
         Raises:
             OSError: ``source`` cannot be read, or the disk has no room for it; nothing is left behind.
         """
+        place = self.reserve(name)
+        if place is None:
+            return None
+        self.fill(place[0], source, name, content_type)
+        return place[1]
+
+    def reserve(self, name: str) -> tuple[str, str] | None:
+        """An id and the public URL that the file of that id will have; None as in ``store``."""
         request = current_request()
         base_url = (request.base_url if request is not None else self.latest_base_url).rstrip("/")
         if not base_url:
             return None
         file_id = secrets.token_hex(16)
+        return file_id, f"{base_url}/cdn/files/{file_id}/{quote(safe_name(name))}"
+
+    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
+        """Leave the file of a reserved id for the platform.
+
+        Raises:
+            OSError: as in ``store``.
+        """
         target = self._files_dir / file_id
         self._require_room(source.stat().st_size if isinstance(source, Path) else len(source), name)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
@@ -62,9 +78,8 @@ class PlatformFiles:
         except BaseException:
             target.unlink(missing_ok=True)  # half a file would keep the disk full for everybody
             raise
-        name = safe_name(name)
-        self._channel.send(FileSaved(file_id, name, content_type, request.request_id if request else None))
-        return f"{base_url}/cdn/files/{file_id}/{quote(name)}"
+        request = current_request()
+        self._channel.send(FileSaved(file_id, safe_name(name), content_type, request.request_id if request else None))
 
     def _require_room(self, size: int, name: str) -> None:
         disk = os.statvfs(self._files_dir)
