@@ -145,7 +145,7 @@ def test_file_inputs_are_text_with_the_file_behind_it(runner: Runner) -> None:
 
 
 def test_only_https_and_data_uris_of_bounded_length(runner: Runner) -> None:
-    good = {
+    good: dict[str, Any] = {
         "link": "https://example.com:8443/a?b=c",
         "inline": "data:text/plain;charset=utf-8,hello",
         "either": "data:,x",
