@@ -19,7 +19,8 @@ COPY envbuilder envbuilder
 COPY keepwarm keepwarm
 RUN uv pip install --system --no-cache --no-deps ./sdk . \
  && useradd --create-home --uid 1000 keepwarm \
- && install -d -o keepwarm -g keepwarm /var/lib/keepwarm
+ && install -d -o keepwarm -g keepwarm /var/lib/keepwarm \
+ && ln -s /var/lib/keepwarm/data /data
 
 USER keepwarm
 ENV KEEPWARM_DATA=/var/lib/keepwarm \

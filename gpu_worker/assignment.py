@@ -21,7 +21,7 @@ class Assignment:
         environment_dir: folder of that environment, shown to the runner as ``VIRTUAL_ENV``.
         bundle_dir: the app's files; the runner's working directory.
         files_dir: where the runner leaves files for the store; on the store's filesystem, this worker's alone.
-        home_dir: what apps see as their persistent folder; caches and HOME lie below it.
+        home_dir: the persistent folder that apps share, which they see as ``/data``; caches and HOME lie in it.
         sdk_dir: folder that holds ``fal``.
         passed_environ: what the operator passes on to runners, by name and value.
         storage_hosts: the platform's own addresses, which downloads may reach though they are private.

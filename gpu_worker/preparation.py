@@ -83,7 +83,7 @@ def _assignment(
         environment_dir=str(environment.path),
         bundle_dir=str(bundle),
         files_dir=str(data / "incoming" / worker.worker_id),
-        home_dir=str(data / "data"),
+        home_dir=str(settings.app_data or data / "data"),
         sdk_dir=str(settings.sdk_dir),
         data_dir=str(data),
         redis_url=settings.redis_url,

@@ -34,12 +34,15 @@ def passed_environ(environ: Mapping[str, str], names: tuple[str, ...]) -> dict[s
     return {name: environ[name] for name in wanted if name in environ and not name.startswith("KEEPWARM_")}
 
 
-def runner_environ(assignment: Assignment) -> dict[str, str]:
+def runner_environ(assignment: Assignment, app_data: str | None = None) -> dict[str, str]:
     """The whole environment of a runner; nothing is inherited but what ``passed_environ`` chose.
 
     PYTHONDONTWRITEBYTECODE is absent on purpose: with it every start compiles every module again.
+
+    Args:
+        app_data: the path at which the runner sees ``assignment.home_dir``, when it is another one.
     """
-    home = Path(assignment.home_dir)
+    home = Path(app_data or assignment.home_dir)
     cache = home / ".cache"
     given = assignment.passed_environ
     owner, _, name = assignment.app.partition("/")
@@ -91,8 +94,8 @@ class RunnerProcess:
         self._buried = False
 
     @classmethod
-    def start(cls, assignment: Assignment) -> RunnerProcess:
-        """Start it; nothing has been said to it yet.
+    def start(cls, assignment: Assignment, app_data: str | None = None) -> RunnerProcess:
+        """Start it; nothing has been said to it yet. ``app_data``: as ``runner_environ``.
 
         Raises:
             OSError: the interpreter or the bundle's folder is not there.
@@ -106,7 +109,7 @@ class RunnerProcess:
                 # Not the bundle: `-m` puts the working directory first on the path, and an app's own fal.py or
                 # msgpack.py would be loaded instead of ours. The runner goes there once it is told where (Start).
                 cwd=assignment.sdk_dir,
-                env=runner_environ(assignment),
+                env=runner_environ(assignment, app_data),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

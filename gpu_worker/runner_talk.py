@@ -26,6 +26,7 @@ from fal._runner.protocol import (
     Stage,
     Start,
     StartFailed,
+    ValueCall,
 )
 
 from gpu_worker import process_tree
@@ -34,6 +35,7 @@ from gpu_worker.log_lines import LogLines, PipeLines
 from gpu_worker.runner_link import RunnerLink
 from gpu_worker.runner_process import RunnerProcess
 from gpu_worker.saved_files import SavedFiles
+from gpu_worker.shared_values import SharedValues
 from scheduler.store.errors import StoreUnavailable
 from scheduler.store.records import LogEntry
 
@@ -65,9 +67,9 @@ class RunnerTalk:
         self._store: Store | None = None
         self._app = assignment.app
         self.logs = LogLines(self._append_logs, assignment.worker_id)
-        self.files = SavedFiles(
-            Path(assignment.files_dir), assignment.app.partition("/")[0], self._adopt, self._complain
-        )
+        owner = assignment.app.partition("/")[0]
+        self.files = SavedFiles(Path(assignment.files_dir), owner, self._adopt, self._complain)
+        self._values = SharedValues(owner, self.send)
         self.serving: Serving | None = None
         self.started: asyncio.Future[Ready | StartFailed] = self._loop.create_future()
         self.exited: asyncio.Future[int] = self._loop.create_future()
@@ -95,6 +97,7 @@ class RunnerTalk:
     def attach(self, store: Store) -> None:
         """From now on log lines and files have somewhere to go."""
         self._store = store
+        self._values.attach(store)
         self.logs.flush_soon()
 
     def send(self, message: Message) -> None:
@@ -139,6 +142,8 @@ class RunnerTalk:
             self._pongs = message.n
         elif isinstance(message, FileSaved):
             self.files.saved(message)
+        elif isinstance(message, ValueCall):
+            self._values.called(message)
         elif isinstance(message, Stage):
             self.stages[message.name] = message.seconds
             self.stage = _NEXT_STAGE.get(message.name, self.stage)

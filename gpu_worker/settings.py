@@ -22,6 +22,7 @@ class AgentSettings:
         offer: ``"GPU-A100=2"`` when the operator limits or renames what is offered; None: what the driver shows.
         cpu_fallback: the operator lets the CPU stand in for GPU types.
         sdk_dir: folder that holds ``fal`` and nothing else that an app could import by accident.
+        app_data: the persistent folder that apps share and see as ``/data``; None: ``data/`` in the data folder.
         passed_environ: what runners inherit of this process's environment.
         stop_grace: how long workers may drain when the agent is stopped.
         ping_seconds: pause between two pings of a runner; three unanswered in a row mean that it hangs.
@@ -36,6 +37,7 @@ class AgentSettings:
     cpu_fallback: bool = False
     public_url: str | None = None
     gpu_source: GpuSource | None = None
+    app_data: Path | None = None
     passed_environ: Mapping[str, str] = field(default_factory=dict)
     stop_grace: float = 40.0
     ping_seconds: float = 8.0
@@ -51,6 +53,7 @@ class AgentSettings:
         redis_url = environ.get("KEEPWARM_REDIS_URL")
         if not redis_url:
             raise ValueError("KEEPWARM_REDIS_URL is not set; `keepwarm up` sets it, else write redis://host:port/0")
+        app_data = environ.get("KEEPWARM_APP_DATA")
         names = tuple(name.strip() for name in environ.get("KEEPWARM_RUNNER_ENV", "").split(",") if name.strip())
         return cls(
             redis_url=redis_url,
@@ -61,6 +64,7 @@ class AgentSettings:
             cpu_fallback=environ.get("KEEPWARM_CPU_FALLBACK", "") not in ("", "0", "false"),
             public_url=environ.get("KEEPWARM_PUBLIC_URL") or None,
             gpu_source=gpu_source(environ),
+            app_data=Path(app_data).expanduser().absolute() if app_data else None,
             passed_environ=passed_environ(environ, names),
             stop_grace=_seconds(environ, "KEEPWARM_STOP_GRACE", 40.0),
             ping_seconds=_seconds(environ, "KEEPWARM_PING_SECONDS", 8.0),

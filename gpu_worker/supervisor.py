@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
-from gpu_worker import process_tree
+from gpu_worker import app_data, process_tree
 from gpu_worker.assignment import Assignment
 from gpu_worker.runner_process import RunnerProcess
 
@@ -25,8 +26,9 @@ def main() -> int:
     assignment = Assignment.from_json(sys.stdin.buffer.read())
     if os.getppid() != assignment.parent_pid:
         return EXIT_NO_RUNNER  # the agent died before the kernel knew that we want to hear of it
+    seen_at, warning = _show_app_data(assignment)
     try:
-        runner = RunnerProcess.start(assignment)
+        runner = RunnerProcess.start(assignment, seen_at)
     except OSError as error:
         print(f"worker {assignment.worker_id}: its runner cannot be started: {error}", file=sys.stderr, flush=True)
         return EXIT_NO_RUNNER
@@ -38,10 +40,23 @@ def main() -> int:
     from gpu_worker.worker_life import Worker
 
     async def live() -> int:
-        return await Worker(assignment, runner).run()
+        return await Worker(assignment, runner, warning).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         return loop.run(live())
+
+
+def _show_app_data(assignment: Assignment) -> tuple[str | None, str | None]:
+    """Where the runner sees the apps' folder, and what its log says when that is not ``/data``."""
+    folder, data = Path(assignment.home_dir), Path(assignment.data_dir)
+    needed = (data, Path(assignment.python), Path(assignment.bundle_dir), Path(assignment.sdk_dir))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        app_data.show(folder, data / "view", needed)
+    except (app_data.CannotShow, OSError) as error:
+        seen, shown = app_data.SEEN_AT, "fal.toolkit.FAL_PERSISTENT_DIR"
+        return None, f"{seen} cannot be shown to apps on this host ({error}); {shown} is {folder}"
+    return app_data.SEEN_AT, None
 
 
 if __name__ == "__main__":

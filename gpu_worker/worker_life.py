@@ -48,13 +48,16 @@ class Worker:
     Args:
         assignment: what was ordered.
         runner: its process, started and told nothing yet.
+        warning: a first line for the app's log.
     """
 
-    def __init__(self, assignment: Assignment, runner: RunnerProcess) -> None:
+    def __init__(self, assignment: Assignment, runner: RunnerProcess, warning: str | None = None) -> None:
         self._a = assignment
         self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._talk = RunnerTalk(assignment, runner, self._runner_gone)
+        if warning is not None:
+            self._talk.logs.add("WARN", warning)
         self._news = asyncio.Event()  # a stop was asked for, the runner is ready or has ended
         self._how: Stop | None = None
         self._why = ""

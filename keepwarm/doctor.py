@@ -1,12 +1,14 @@
 """``keepwarm doctor``: what this machine has, what is missing, how to get it, and whether an app could run here.
 
-Looks only; starts nothing and changes nothing. Must stay quick (well under half a second): ``fal run`` asks it first.
+Looks only; starts nothing that stays and changes nothing. Must stay quick (well under half a second): ``fal run`` asks
+it first.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -71,7 +73,7 @@ def examine(data: Path, machine_types: Sequence[str], *, cpu_fallback: bool, off
         offer: as ``keepwarm up --offer``.
     """
     host = _this_host(cpu_fallback, offer)
-    findings = (_python(), _redis(), _uv(), _gpu(host), _space(data), _sandbox())
+    findings = (_python(), _redis(), _uv(), _gpu(host), _space(data), _app_data(data), _sandbox())
     refused = machine_refusal(machine_types, cpu_fallback=cpu_fallback, offer=offer) if machine_types else None
     return Report(findings, tuple(host.machine_types), refused)
 
@@ -127,6 +129,20 @@ def _space(data: Path) -> Finding:
     if free < SPACE_WANTED:
         return Finding("data folder", "warn", detail, "a torch environment takes 1 to 6 GiB; free some space")
     return Finding("data folder", "ok", detail)
+
+
+def _app_data(data: Path) -> Finding:
+    folder = Path(os.environ.get("KEEPWARM_APP_DATA") or data / "data").expanduser().absolute()
+    tried = folder
+    while not tried.is_dir():
+        tried = tried.parent  # made when it is needed
+    done = subprocess.run(
+        [sys.executable, "-m", "gpu_worker.app_data", str(tried)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = (done.stdout or done.stderr).strip().rpartition("\n")[2]
+        return Finding("/data", "warn", "apps that name /data will not find it here", reason)
+    return Finding("/data", "ok", f"apps see {folder} there")
 
 
 def _sandbox() -> Finding:

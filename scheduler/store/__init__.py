@@ -42,6 +42,7 @@ from .scripts import load_into
 from .services import Services
 from .subscriptions import Subscriber, Subscription
 from .uploads import UploadStore
+from .values import Values
 from .workers import Workers
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "StoredFile",
     "Subscription",
     "UploadStore",
+    "Values",
     "Workers",
     "errors",
     "files_variables",
@@ -121,6 +123,7 @@ class Store:
         self.logs = Logs(redis)
         self.environments = Environments(redis, subscriber)
         self.keys = ApiKeys(redis)
+        self.values = Values(redis)
         self.leader = Leadership(redis)
         self.outbox = Outbox(redis, self.requests.retention_ms)
         self.letters = Letters(redis, self.blobs, max_queue)

@@ -7,6 +7,8 @@ good by a poll.
 
 from __future__ import annotations
 
+from urllib import parse
+
 # --- an app's requests -------------------------------------------------------------------------------------------
 
 
@@ -303,6 +305,14 @@ def api_keys() -> str:
     Set; TTL: none, because it is the list of what exists; api keys.
     """
     return "kw:keys"
+
+
+def value(owner: str, database: str, key: str) -> str:
+    """A value that the owner's apps share. The database's name is quoted, so that its end cannot be feigned.
+
+    String; TTL: the app's choice, 60 s to 30 days; values.
+    """
+    return f"kw:value:{{{owner}/{parse.quote(database, safe='')}}}:{key}"
 
 
 def leader() -> str:

@@ -53,14 +53,34 @@ class RequestContext:
         return f"RequestContext(request_id={self.request_id!r}, endpoint={self.endpoint!r})"
 
 
+class Values(Protocol):
+    """Values that an owner's apps share."""
+
+    def call(
+        self, verb: str, database: str, key: str, value: str | None = None, ttl_seconds: int | None = None
+    ) -> str | None:
+        """``get``, ``set`` or ``delete``; what ``get`` finds, else None. OSError says why it failed."""
+        ...
+
+
 class Runner(Protocol):
     """What the toolkit needs of the process that runs the app."""
 
     #: host[:port] values of the platform itself; downloads may reach them though they are private addresses
     storage_hosts: frozenset[str]
+    #: None where no platform is behind the runner
+    values: Values | None
 
     def store(self, source: bytes | Path, name: str, content_type: str) -> str | None:
         """Hand a file to the platform and return its public URL; None while no caller's address is known yet."""
+        ...
+
+    def reserve(self, name: str) -> tuple[str, str] | None:
+        """An id and the public URL that a file will have; None as in ``store``."""
+        ...
+
+    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
+        """Hand over the file of a reserved id, once."""
         ...
 
 

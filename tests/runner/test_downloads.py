@@ -39,9 +39,16 @@ def test_addresses_that_are_allowed(address: str) -> None:
 class _Platform:
     def __init__(self, *hosts: str) -> None:
         self.storage_hosts = frozenset(hosts)
+        self.values: _context.Values | None = None
 
     def store(self, source: bytes | Path, name: str, content_type: str) -> str | None:
         return None
+
+    def reserve(self, name: str) -> tuple[str, str] | None:
+        return None
+
+    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
+        raise OSError
 
 
 class _Site(http.server.BaseHTTPRequestHandler):

@@ -26,7 +26,7 @@ from fal.toolkit import (
     get_image_size,
 )
 from fal.toolkit.exceptions import DownloadError
-from fal.toolkit.file import FileData
+from fal.toolkit.file import FileData, FileRepository
 from fal.toolkit.image import read_image_from_url
 from PIL import Image as Pillow
 from pydantic import BaseModel, Field, ValidationError
@@ -170,7 +170,7 @@ def test_schemas_tell_the_playground_what_to_show() -> None:
 
 
 def test_a_repository_of_the_apps_own_and_a_fallback() -> None:
-    class Bucket:
+    class Bucket(FileRepository):
         def save(self, data: FileData, **options: Any) -> str:
             if options.get("broken"):
                 raise OSError("the bucket is gone")
@@ -180,7 +180,7 @@ def test_a_repository_of_the_apps_own_and_a_fallback() -> None:
     fallen = File.from_bytes(b"x", repository=Bucket(), fallback_repository="fal", save_kwargs={"broken": True})
     assert fallen.url.startswith("data:")
     with pytest.raises(FileUploadException, match=r"Bucket: the bucket is gone"):
-        File.from_bytes(b"x", repository=Bucket(), save_kwargs={"broken": True})
+        File.from_bytes(b"x", repository=Bucket(), fallback_repository=None, save_kwargs={"broken": True})
     with pytest.raises(ValueError, match="unknown repository 'nowhere'"):
         File.from_bytes(b"x", repository="nowhere")
 

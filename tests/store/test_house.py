@@ -98,6 +98,7 @@ async def use_the_platform(store: Store) -> None:
     await store.hosts.report(HostRecord("box", ("XS",), (), False, 2, 4096))
     await store.services.announce("scheduler", "box")
     await store.keys.create("alice", "laptop")
+    await store.values.set("alice", "scores", "best", b"1", 60)
     await store.environments.put(EnvironmentRecord("environment-1", EnvironmentState.BUILDING))
     await store.environments.append_log("environment-1", "line")
     await store.environments.request_build(APP, "r1")

@@ -67,6 +67,8 @@ class Stage:
         self.builds = BuildSettings.from_env({"KEEPWARM_DATA": str(settings.data_dir)})
         self.supervisors: dict[str, subprocess.Popen[bytes]] = {}
         self.held = ExitStack()
+        #: command in front of each supervisor's own; it must end in exec
+        self.in_front: tuple[str, ...] = ()
 
     async def deploy(self, source: str, class_name: str = "Probe", **settings: Any) -> str:
         """An app whose one file is ``source``; returns its name."""
@@ -117,7 +119,7 @@ class Stage:
 
     def _launch(self, worker_id: str, assignment: bytes) -> None:
         command = supervisor_command(self.settings, worker_id)
-        popen = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        popen = subprocess.Popen([*self.in_front, *command], stdin=subprocess.PIPE, start_new_session=True)
         assert popen.stdin is not None
         popen.stdin.write(assignment)
         popen.stdin.close()

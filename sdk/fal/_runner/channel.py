@@ -16,12 +16,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from fal._runner.protocol import FrameBuffer, Log, Message, Ping, Pong, ProtocolError, encode
+from fal._runner.protocol import FrameBuffer, Log, Message, Ping, Pong, ProtocolError, ValueCall, ValueReply, encode
 
 #: No more: the buffer of a read is allocated whole each time, and larger ones cost a mapping.
 _READ_BYTES = 64 * 1024
 _WRITE_BYTES = 256 * 1024
 _WATCH_SECONDS = 0.5
+#: How long one thread that waits for an answer reads for all before it looks whether the runner is to end.
+_LISTEN_SECONDS = 0.5
 #: Log frames that may wait for a slow supervisor; later ones are dropped and counted.
 _MAX_WAITING_LOGS = 10_000
 #: How long a runner without a supervisor may take to end by itself.
@@ -55,6 +57,8 @@ class Channel:
         self._reads = 0
         self._closed = False
         self._told_lost = False
+        self._replied = threading.Condition()
+        self._replies: dict[int, ValueReply | None] = {}
         #: True in a process that user code forked: the socket is not its to use
         self.is_foreign = False
         os.register_at_fork(after_in_child=self._leave_to_parent)
@@ -102,6 +106,48 @@ class Channel:
             with self._writing:
                 pass  # another thread is writing; what it leaves is ours
             self._flush()
+
+    def ask(self, call: ValueCall, timeout: float) -> ValueReply:
+        """Send and wait for the answer; in any thread, the loop's own included, because whoever waits reads.
+
+        Raises:
+            ConnectionError: the supervisor has gone, or this is a process that user code forked.
+            TimeoutError: no answer within ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        self._replies[call.n] = None
+        try:
+            self.send(call)
+            while (reply := self._replies[call.n]) is None:
+                if self._closed:
+                    raise ConnectionError("only the runner's own process is connected to the platform")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"the platform gave no answer within {timeout:g} s")
+                self._listen_for(call.n, min(left, _LISTEN_SECONDS))
+            return reply
+        finally:
+            del self._replies[call.n]
+
+    def _listen_for(self, n: int, seconds: float) -> None:
+        """Read, or wait for the thread that reads right now."""
+        if not self._reading.acquire(blocking=False):
+            with self._replied:
+                if self._replies[n] is None:
+                    self._replied.wait(seconds)
+            return
+        try:
+            poller = select.poll()
+            poller.register(self._socket.fileno(), select.POLLIN)
+            if self._replies[n] is not None or not poller.poll(seconds * 1000):
+                return
+            alive = self._read(blocking=False, from_watcher=True)
+        finally:
+            self._reading.release()
+            with self._replied:
+                self._replied.notify_all()  # another one that waits may read now
+        if not alive:
+            self._supervisor_gone()
 
     def _next_batch(self) -> bytes:
         batch: list[bytes] = []
@@ -172,6 +218,11 @@ class Channel:
     def _hand_out(self, message: Message, from_watcher: bool) -> None:
         if type(message) is Ping:
             self.send(Pong(message.n))
+        elif type(message) is ValueReply:
+            with self._replied:
+                if message.n in self._replies:  # else whoever asked has given up
+                    self._replies[message.n] = message
+                    self._replied.notify_all()
         elif self._loop is None:
             self._early.append(message)
         elif from_watcher:
@@ -224,4 +275,5 @@ class Channel:
         self.is_foreign = True
         self._writing = threading.Lock()
         self._reading = threading.Lock()
+        self._replied = threading.Condition()
         self._outgoing.clear()

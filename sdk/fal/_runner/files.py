@@ -13,9 +13,10 @@ import shutil
 from pathlib import Path
 from urllib.parse import quote
 
-from fal._context import current_request
+from fal._context import Values, current_request
 from fal._runner.channel import Channel
 from fal._runner.protocol import FileSaved
+from fal._runner.values import PlatformValues
 
 #: Bytes of the disk that no output may take: the platform's own records usually lie on the same one.
 DISK_FLOOR = 64 * 1024 * 1024
@@ -27,6 +28,7 @@ class PlatformFiles:
 
     def __init__(self, channel: Channel, files_dir: str, storage_hosts: list[str], floor: int = DISK_FLOOR) -> None:
         self.storage_hosts = frozenset(host.lower() for host in storage_hosts)
+        self.values: Values | None = PlatformValues(channel)
         self._channel = channel
         self._files_dir = Path(files_dir)
         self._floor = floor
@@ -42,11 +44,27 @@ class PlatformFiles:
         Raises:
             OSError: ``source`` cannot be read, or the disk has no room for it; nothing is left behind.
         """
+        place = self.reserve(name)
+        if place is None:
+            return None
+        self.fill(place[0], source, name, content_type)
+        return place[1]
+
+    def reserve(self, name: str) -> tuple[str, str] | None:
+        """An id and the public URL that the file of that id will have; None as in ``store``."""
         request = current_request()
         base_url = (request.base_url if request is not None else self.latest_base_url).rstrip("/")
         if not base_url:
             return None
         file_id = secrets.token_hex(16)
+        return file_id, f"{base_url}/cdn/files/{file_id}/{quote(safe_name(name))}"
+
+    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
+        """Leave the file of a reserved id for the platform.
+
+        Raises:
+            OSError: as in ``store``.
+        """
         target = self._files_dir / file_id
         self._require_room(source.stat().st_size if isinstance(source, Path) else len(source), name)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
@@ -60,14 +78,13 @@ class PlatformFiles:
         except BaseException:
             target.unlink(missing_ok=True)  # half a file would keep the disk full for everybody
             raise
-        name = safe_name(name)
-        saved = FileSaved(file_id, name, content_type)
+        saved = FileSaved(file_id, safe_name(name), content_type)
+        request = current_request()
         if request is not None:
             saved.request_id = request.request_id
             saved.lifecycle = request.headers.get("x-fal-object-lifecycle-preference")
             saved.caller = request.headers.get("x-fal-caller-user-id")
         self._channel.send(saved)
-        return f"{base_url}/cdn/files/{file_id}/{quote(name)}"
 
     def _require_room(self, size: int, name: str) -> None:
         disk = os.statvfs(self._files_dir)

@@ -101,6 +101,16 @@ class Ping(Message):
     n: int
 
 
+@dataclass(slots=True)
+class ValueReply(Message):
+    """Answer to the ValueCall of the same number; ``error`` when it was refused or failed."""
+
+    tag: ClassVar[str] = "value_reply"
+    n: int
+    value: str | None = None
+    error: str | None = None
+
+
 # --- runner to supervisor ---------------------------------------------------------------------------------------------
 
 
@@ -215,6 +225,19 @@ class FileSaved(Message):
 
 
 @dataclass(slots=True)
+class ValueCall(Message):
+    """``get``, ``set`` or ``delete`` a value that the owner's apps share; answered by one ValueReply."""
+
+    tag: ClassVar[str] = "value_call"
+    n: int
+    verb: str
+    database: str
+    key: str
+    value: str | None = None
+    ttl_seconds: int | None = None
+
+
+@dataclass(slots=True)
 class Pong(Message):
     """Answer to Ping."""
 
@@ -223,8 +246,9 @@ class Pong(Message):
 
 
 _ALL: tuple[type[Message], ...] = (
-    Start, Request, Cancel, Credit, Ping,
-    Hello, Stage, Ready, StartFailed, Response, ResponseStart, ResponseChunk, ResponseEnd, Log, FileSaved, Pong,
+    Start, Request, Cancel, Credit, Ping, ValueReply,
+    Hello, Stage, Ready, StartFailed, Response, ResponseStart, ResponseChunk, ResponseEnd, Log, FileSaved, ValueCall,
+    Pong,
 )  # fmt: skip
 _BY_TAG: dict[str, type[Message]] = {cls.tag: cls for cls in _ALL}
 _FIELDS: dict[type[Message], tuple[str, ...]] = {cls: tuple(f.name for f in fields(cls)) for cls in _ALL}

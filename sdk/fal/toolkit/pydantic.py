@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+from typing_extensions import Self
+
+from fal.toolkit.constraints import ImageSizeConstraints, ImageValidationConfig, to_xfal
+
+__all__ = [
+    "AudioField",
+    "FalBaseModel",
+    "Field",
+    "FileField",
+    "Hidden",
+    "ImageField",
+    "ImageSizeField",
+    "VideoField",
+]
 
 
 def _with_ui(ui: dict[str, Any], limits: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     extra: dict[str, Any] = dict(kwargs.pop("json_schema_extra", None) or {})
     extra["ui"] = {**ui, **extra.get("ui", {})}
-    given = {key: value for key, value in limits.items() if value is not None}
+    given = {key: _stated(value) for key, value in limits.items() if value is not None}
     if given:
         extra["x-fal"] = {**extra.get("x-fal", {}), **given}
     return Field(*args, json_schema_extra=extra, **kwargs)
+
+
+def _stated(limits: Any) -> Any:
+    return to_xfal(limits) if isinstance(limits, ImageSizeConstraints | ImageValidationConfig) else limits
 
 
 def FileField(*args: Any, **kwargs: Any) -> Any:  # noqa: N802 - fal's public name
@@ -59,10 +77,19 @@ def Hidden(field: Any) -> Any:  # noqa: N802 - fal's public name
 
 
 class FalBaseModel(BaseModel):
-    """A model whose schema lists ``FIELD_ORDERS`` first and leaves ``SCHEMA_IGNORES`` out."""
+    """A model whose schema lists ``FIELD_ORDERS`` first and leaves ``SCHEMA_IGNORES`` out, and whose files know their
+    place in it: a picture that cannot be read is a 422 that names the field.
+    """
 
     FIELD_ORDERS: ClassVar[list[str]] = []
     SCHEMA_IGNORES: ClassVar[set[str]] = set()
+
+    @model_validator(mode="after")
+    def _bind_places(self) -> Self:
+        from fal.toolkit.types import bind_places
+
+        bind_places(self)  # of nested models the outermost is the last to do so, and knows the whole way
+        return self
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

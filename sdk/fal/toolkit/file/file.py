@@ -19,17 +19,9 @@ from typing_extensions import Self
 
 from fal.toolkit._fetching import fetch
 from fal.toolkit.exceptions import DownloadError
-from fal.toolkit.file.repositories import (
-    DEFAULT_TYPE,
-    PLATFORM_NAMES,
-    FileData,
-    FileRepository,
-    PlatformRepository,
-    save,
-)
-
-DEFAULT_REPOSITORY = "fal_v3"
-Repositories = str | FileRepository | list[str | FileRepository] | None
+from fal.toolkit.file import repositories
+from fal.toolkit.file.repositories import DEFAULT_FALLBACK, DEFAULT_REPOSITORY, Repositories, Repository
+from fal.toolkit.file.types import DEFAULT_TYPE, FileData, PendingFile, new_name
 
 
 class File(BaseModel):
@@ -66,8 +58,8 @@ class File(BaseModel):
         data: bytes,
         content_type: str | None = None,
         file_name: str | None = None,
-        repository: str | FileRepository = DEFAULT_REPOSITORY,
-        fallback_repository: Repositories = None,
+        repository: Repository = DEFAULT_REPOSITORY,
+        fallback_repository: Repositories = DEFAULT_FALLBACK,
         request: Any = None,
         save_kwargs: dict[str, Any] | None = None,
         fallback_save_kwargs: dict[str, Any] | None = None,
@@ -77,15 +69,16 @@ class File(BaseModel):
         Args:
             content_type: ``application/octet-stream`` when not given.
             file_name: last part of the URL; made up when not given.
-            repository: where to; a name, or anything with ``save(FileData)``.
-            fallback_repository: tried in order when that fails.
+            repository: where to; a name, or an object with ``save(FileData)``.
+            fallback_repository: one or several, tried in order when that fails.
             request: accepted for compatibility.
+            save_kwargs, fallback_save_kwargs: keyword arguments for the first repository, and for the others.
 
         Raises:
-            FileUploadException: nowhere to store it.
+            FileUploadException: nowhere to store it; lists every attempt.
         """
         file = FileData(data, content_type, file_name)
-        url = save(file, repository, fallback_repository, save_kwargs, fallback_save_kwargs)
+        url = repositories.save(file, repository, fallback_repository, save_kwargs, fallback_save_kwargs)
         return cls(
             url=url,
             content_type=file.content_type,
@@ -99,9 +92,9 @@ class File(BaseModel):
         cls,
         path: str | Path,
         content_type: str | None = None,
-        repository: str | FileRepository = DEFAULT_REPOSITORY,
+        repository: Repository = DEFAULT_REPOSITORY,
         multipart: bool | None = None,
-        fallback_repository: Repositories = None,
+        fallback_repository: Repositories = DEFAULT_FALLBACK,
         request: Any = None,
         save_kwargs: dict[str, Any] | None = None,
         fallback_save_kwargs: dict[str, Any] | None = None,
@@ -110,23 +103,38 @@ class File(BaseModel):
 
         Raises:
             FileNotFoundError: there is no such file.
+            FileUploadException: nowhere to store it; lists every attempt.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"File {path} does not exist")
         content_type = content_type or DEFAULT_TYPE
-        if isinstance(repository, str) and repository in PLATFORM_NAMES:
-            url = PlatformRepository().save_path(path, content_type, path.name)
-            return cls(url=url, content_type=content_type, file_name=path.name, file_size=path.stat().st_size)
-        return cls.from_bytes(
-            path.read_bytes(),
-            content_type,
-            path.name,
-            repository,
-            fallback_repository,
-            request,
-            save_kwargs,
-            fallback_save_kwargs,
+        size = path.stat().st_size
+        url = repositories.save_file(
+            path, content_type, multipart, repository, fallback_repository, save_kwargs, fallback_save_kwargs
+        )
+        return cls(url=url, content_type=content_type, file_name=path.name, file_size=size)
+
+    @classmethod
+    def reserve(
+        cls,
+        content_type: str | None = None,
+        file_name: str | None = None,
+        repository: Repository = DEFAULT_REPOSITORY,
+        fallback_repository: Repositories = DEFAULT_FALLBACK,
+        request: Any = None,
+        save_kwargs: dict[str, Any] | None = None,
+        fallback_save_kwargs: dict[str, Any] | None = None,
+    ) -> PendingFile:
+        """A URL now, its content later: ``complete(data)`` stores it, ``abort()`` gives it up. See ``from_bytes``.
+
+        Raises:
+            FileUploadException: nobody gives a URL in advance; lists every attempt.
+        """
+        content_type = content_type or DEFAULT_TYPE
+        name = file_name or new_name(content_type)
+        return repositories.reserve(
+            content_type, name, repository, fallback_repository, save_kwargs, fallback_save_kwargs
         )
 
     @classmethod
@@ -138,6 +146,11 @@ class File(BaseModel):
     async def from_path_async(cls, path: str | Path, *args: Any, **kwargs: Any) -> Self:
         """``from_path`` off the event loop."""
         return await asyncio.to_thread(cls.from_path, path, *args, **kwargs)
+
+    @classmethod
+    async def reserve_async(cls, *args: Any, **kwargs: Any) -> PendingFile:
+        """``reserve`` off the event loop."""
+        return await asyncio.to_thread(cls.reserve, *args, **kwargs)
 
     def as_bytes(self) -> bytes:
         """The content, fetched once.
@@ -185,6 +198,11 @@ class CompressedFile(File):
             archive.unlink()
             self._folder = folder
         return self._folder
+
+    @property
+    def extract_dir(self) -> str | None:
+        """The folder, once something was asked of it."""
+        return None if self._folder is None else str(self._folder)
 
     def __iter__(self) -> Iterator[Path]:  # type: ignore[override]
         return (path for path in sorted(self._extracted().rglob("*")) if path.is_file())

@@ -1,52 +1,35 @@
-"""Where the bytes of a File go: the platform's store inside a runner, a data URI anywhere else."""
+"""Where the bytes of a File go: the platform's store inside a runner, a data URI anywhere else, or a place of the
+app's own; and what happens when the first choice fails.
+"""
 
 from __future__ import annotations
 
 import base64
-import mimetypes
-import uuid
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeVar
 
 from fal._context import runner
 from fal.toolkit.exceptions import FileUploadException
+from fal.toolkit.file.types import DEFAULT_TYPE, FileData, FileRepository, PendingFile
 
-DEFAULT_TYPE = "application/octet-stream"
 #: Names that existing code uses for remote stores; here they all mean the platform's own.
 PLATFORM_NAMES = frozenset({"fal", "fal_v2", "fal_v3", "cdn", "gcp_storage", "r2"})
+DEPRECATED_NAMES = frozenset({"fal_v2", "cdn"})
 IN_MEMORY = "in_memory"
+DEFAULT_REPOSITORY = "fal_v3"
+#: The same store once more, as in fal: its attempt is listed when the first one fails.
+DEFAULT_FALLBACK = ("fal",)
+
+Repository = str | FileRepository
+Repositories = Repository | Sequence[Repository] | None
+Options = dict[str, Any] | None
+_T = TypeVar("_T")
 
 
-@dataclass
-class FileData:
-    """Bytes with their type and name; both are filled in when missing."""
-
-    data: bytes
-    content_type: str | None = None
-    file_name: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.content_type is None:
-            self.content_type = DEFAULT_TYPE
-        if self.file_name is None:
-            self.file_name = uuid.uuid4().hex + (mimetypes.guess_extension(self.content_type) or "")
-
-    def as_bytes(self) -> bytes:
-        """The bytes."""
-        return self.data
-
-
-@runtime_checkable
-class FileRepository(Protocol):
-    """Anything that can store a file and tell its URL; pass an instance as ``repository=``."""
-
-    def save(self, data: FileData, **options: Any) -> str:
-        """Store ``data`` and return its URL."""
-        ...
-
-
-class PlatformRepository:
+class PlatformRepository(FileRepository):
     """The platform's store; a data URI while no platform or no caller is there."""
 
     def save(self, data: FileData, **options: Any) -> str:
@@ -55,14 +38,25 @@ class PlatformRepository:
         url = around.store(data.data, data.file_name or "file", data.content_type or DEFAULT_TYPE) if around else None
         return url or InMemoryRepository().save(data)
 
-    def save_path(self, path: Path, content_type: str, file_name: str) -> str:
+    def save_file(self, file_path: str | Path, content_type: str, multipart: bool | None = None, **options: Any) -> str:
         """Hand a file to the platform without reading it into memory."""
+        around, path = runner(), Path(file_path)
+        url = around.store(path, path.name, content_type) if around else None
+        return url or InMemoryRepository().save(FileData(path.read_bytes(), content_type, path.name))
+
+    def reserve(self, content_type: str, file_name: str, **options: Any) -> PendingFile:
+        """A URL of the platform."""
         around = runner()
-        url = around.store(path, file_name, content_type) if around else None
-        return url or InMemoryRepository().save(FileData(path.read_bytes(), content_type, file_name))
+        place = around.reserve(file_name) if around else None
+        if around is None or place is None:
+            raise OSError("no URL is known yet: reserve() works in an app on the platform, once it is being called")
+        file_id, url = place
+        return PendingFile(
+            url, content_type, file_name, lambda source: around.fill(file_id, source, file_name, content_type)
+        )
 
 
-class InMemoryRepository:
+class InMemoryRepository(FileRepository):
     """The bytes travel inside the answer."""
 
     def save(self, data: FileData, **options: Any) -> str:
@@ -70,7 +64,7 @@ class InMemoryRepository:
         return f"data:{data.content_type};base64,{base64.b64encode(data.data).decode('ascii')}"
 
 
-def repository_called(name: str | FileRepository) -> FileRepository:
+def repository_called(name: Repository) -> FileRepository:
     """The store that ``name`` means.
 
     Raises:
@@ -78,6 +72,8 @@ def repository_called(name: str | FileRepository) -> FileRepository:
     """
     if not isinstance(name, str):
         return name
+    if name in DEPRECATED_NAMES:
+        warnings.warn(f"repository {name!r} is an old name of {DEFAULT_REPOSITORY!r}", DeprecationWarning, stacklevel=5)
     if name in PLATFORM_NAMES:
         return PlatformRepository()
     if name == IN_MEMORY:
@@ -86,23 +82,86 @@ def repository_called(name: str | FileRepository) -> FileRepository:
 
 
 def save(
-    data: FileData,
-    repository: str | FileRepository,
-    fallback: str | FileRepository | list[str | FileRepository] | None,
-    options: dict[str, Any] | None,
-    fallback_options: dict[str, Any] | None,
+    data: FileData, repository: Repository, fallback: Repositories, options: Options, fallback_options: Options
 ) -> str:
     """Store ``data`` in the first repository that takes it and return the URL.
 
     Raises:
         FileUploadException: none took it; lists every attempt.
     """
-    fallbacks = fallback if isinstance(fallback, list) else [fallback] if fallback is not None else []
-    attempts: list[str] = []
-    for index, target in enumerate([repository, *fallbacks]):
+    return _first(data.file_name or "file", repository, fallback, options, fallback_options, partial(_save, data))
+
+
+def save_file(
+    path: Path,
+    content_type: str,
+    multipart: bool | None,
+    repository: Repository,
+    fallback: Repositories,
+    options: Options,
+    fallback_options: Options,
+) -> str:
+    """The same for a file.
+
+    Raises:
+        FileUploadException: none took it; lists every attempt.
+    """
+    attempt = partial(_save_file, path, content_type, multipart)
+    return _first(path.name, repository, fallback, options, fallback_options, attempt)
+
+
+def reserve(
+    content_type: str,
+    file_name: str,
+    repository: Repository,
+    fallback: Repositories,
+    options: Options,
+    fallback_options: Options,
+) -> PendingFile:
+    """A URL of the first repository that gives one.
+
+    Raises:
+        FileUploadException: none did; lists every attempt.
+    """
+    attempt = partial(_reserve, content_type, file_name)
+    return _first(file_name, repository, fallback, options, fallback_options, attempt)
+
+
+def _save(data: FileData, store: FileRepository, options: dict[str, Any]) -> str:
+    return store.save(data, **options)
+
+
+def _save_file(
+    path: Path, content_type: str, multipart: bool | None, store: FileRepository, options: dict[str, Any]
+) -> str:
+    if not hasattr(store, "save_file"):  # one that is no subclass of ours
+        return store.save(FileData(path.read_bytes(), content_type, path.name), **options)
+    saved = store.save_file(path, content_type, **({} if multipart is None else {"multipart": multipart}), **options)
+    return saved[0] if isinstance(saved, tuple) else saved
+
+
+def _reserve(content_type: str, file_name: str, store: FileRepository, options: dict[str, Any]) -> PendingFile:
+    return store.reserve(content_type, file_name, **options)
+
+
+def _first(
+    file_name: str,
+    repository: Repository,
+    fallback: Repositories,
+    options: Options,
+    fallback_options: Options,
+    attempt: Callable[[FileRepository, dict[str, Any]], _T],
+) -> _T:
+    if fallback is None:
+        fallbacks: list[Repository] = []
+    else:
+        fallbacks = [fallback] if isinstance(fallback, str) or not isinstance(fallback, Sequence) else [*fallback]
+    tried: list[str] = []
+    for target in [repository, *fallbacks]:
         store = repository_called(target)
         try:
-            return store.save(data, **((options if index == 0 else fallback_options) or {}))
+            return attempt(store, (fallback_options if tried else options) or {})
         except Exception as error:  # noqa: BLE001 - a user's own store may raise anything; the next one gets its chance
-            attempts.append(f"{target if isinstance(target, str) else type(target).__name__}: {error}")
-    raise FileUploadException(f"{data.file_name} could not be stored; tried {'; '.join(attempts)}")
+            said = str(error) or type(error).__name__
+            tried.append(f"{target if isinstance(target, str) else type(target).__name__}: {said}")
+    raise FileUploadException(f"{file_name} could not be stored; tried {'; '.join(tried)}")

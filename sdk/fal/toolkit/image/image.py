@@ -10,12 +10,23 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 
 from fal.toolkit.exceptions import DownloadError
-from fal.toolkit.file.file import DEFAULT_REPOSITORY, File, Repositories, read_url
-from fal.toolkit.file.repositories import FileRepository
-from fal.toolkit.image.sizes import ImageSize
+from fal.toolkit.file.file import File, read_url
+from fal.toolkit.file.repositories import DEFAULT_FALLBACK, DEFAULT_REPOSITORY, Repositories, Repository
+from fal.toolkit.image.sizes import ImageSize, ImageSizeInput, ImageSizePreset, get_image_size
+from fal.toolkit.pydantic import ImageField
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
+
+__all__ = [
+    "Image",
+    "ImageField",
+    "ImageFormat",
+    "ImageSize",
+    "ImageSizeInput",
+    "ImageSizePreset",
+    "get_image_size",
+]
 
 ImageFormat = Literal["png", "jpeg", "jpg", "webp", "gif"]
 MAX_INPUT_BYTES = 50 * 1024 * 1024
@@ -36,8 +47,8 @@ class Image(File):
         format: ImageFormat = "png",
         size: ImageSize | None = None,
         file_name: str | None = None,
-        repository: str | FileRepository = DEFAULT_REPOSITORY,
-        fallback_repository: Repositories = None,
+        repository: Repository = DEFAULT_REPOSITORY,
+        fallback_repository: Repositories = DEFAULT_FALLBACK,
         request: Any = None,
         save_kwargs: dict[str, Any] | None = None,
         fallback_save_kwargs: dict[str, Any] | None = None,
@@ -70,8 +81,8 @@ class Image(File):
         pil_image: PILImage,
         format: ImageFormat | None = None,
         file_name: str | None = None,
-        repository: str | FileRepository = DEFAULT_REPOSITORY,
-        fallback_repository: Repositories = None,
+        repository: Repository = DEFAULT_REPOSITORY,
+        fallback_repository: Repositories = DEFAULT_FALLBACK,
         request: Any = None,
         save_kwargs: dict[str, Any] | None = None,
         fallback_save_kwargs: dict[str, Any] | None = None,
@@ -120,18 +131,26 @@ class Image(File):
         return decode(data, mode)
 
 
-def decode(data: bytes, mode: str | None = "RGB") -> PILImage:
-    """Pixels of an encoded picture, rotated as its EXIF says; ``mode`` None keeps the picture's own.
+def decode(data: bytes, mode: str | None = "RGB", *, fix_orientation: bool = True) -> PILImage:
+    """Pixels of an encoded picture, turned as its EXIF says; ``mode`` None keeps the picture's own.
 
     Raises:
         DownloadError: it is no picture that Pillow can read.
     """
     from PIL import Image as Pillow
-    from PIL import ImageOps, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     try:
         with Pillow.open(io.BytesIO(data)) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            return picture.convert(mode) if mode is not None else picture.copy()
+            return preprocess(opened, mode, fix_orientation=fix_orientation)
     except (UnidentifiedImageError, OSError, SyntaxError, Pillow.DecompressionBombError) as error:
         raise DownloadError(f"the file is no picture that can be read: {error}") from error
+
+
+def preprocess(picture: PILImage, mode: str | None, *, fix_orientation: bool) -> PILImage:
+    """A picture of its own, of the first frame: turned as its EXIF says, converted to ``mode`` unless that is None."""
+    from PIL import ImageOps
+
+    if fix_orientation:
+        picture = ImageOps.exif_transpose(picture)
+    return picture.convert(mode) if mode is not None else picture.copy()
