@@ -1,4 +1,4 @@
-.PHONY: help install demo test check check-seed bench
+.PHONY: help install demo test check check-seed chaos soak bench
 
 help:        ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -17,6 +17,12 @@ check:       ## exactly what CI runs (installs Debian packages: needs root there
 
 check-seed: install  ## the SDXL example with its own pins on the CPU: about 5 GB, not part of CI
 	.venv/bin/python examples/check_seed.py
+
+chaos: install  ## kill -9 and SIGSTOP on a real platform, once
+	.venv/bin/python -m tests.chaos
+
+soak: install  ## the same for half an hour (MINUTES=30), with memory, files and keys watched
+	.venv/bin/python -m tests.chaos.soak --minutes $(or $(MINUTES),30)
 
 bench: install  ## the benchmark tables
 	.venv/bin/python benchmarks/run.py
