@@ -9,6 +9,8 @@ import math
 import os
 from urllib.parse import parse_qsl, urlencode
 
+import orjson
+
 from scheduler.store.records import Priority
 
 from .asgi import Scope
@@ -26,6 +28,9 @@ _NOT_PASSED = frozenset(
 _PASSED_RESERVED = b"x-fal-object-lifecycle-preference"
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _LONGEST_TIMEOUT = 30 * 86400.0
+_CONDITIONS = frozenset({"server_error", "timeout", "connection_error"})
+#: More than the attempts that any request has.
+_MOST_RETRIES = 100
 
 
 class Head:
@@ -136,6 +141,27 @@ def no_retry(head: Head) -> bool:
     if given.lower() in (b"1", b"true", b"yes"):
         return True
     raise bad_request(f"X-Fal-No-Retry is {given[:40].decode('latin-1')!r}; use 1, true or yes.")
+
+
+def retries(head: Head) -> dict[str, int] | None:
+    """``X-Fal-Retry-Config``: how many retries for each condition, ``{"server_error": {"retries": 2}}`` as JSON.
+
+    What cannot be read is ignored, as fal documents it; counts below 0 are 0.
+    """
+    given = head.options.get(b"x-fal-retry-config") if head.options else None
+    if given is None:
+        return None
+    try:
+        wishes = orjson.loads(given)
+    except orjson.JSONDecodeError:
+        return None
+    counts = {}
+    for condition in _CONDITIONS & set(wishes if isinstance(wishes, dict) else ()):
+        wish = wishes[condition]
+        count = wish.get("retries") if isinstance(wish, dict) else None
+        if type(count) is int:
+            counts[condition] = min(max(count, 0), _MOST_RETRIES)
+    return counts or None
 
 
 def idempotency_key(head: Head) -> str | None:

@@ -133,6 +133,7 @@ class Queue:
             priority=incoming.priority(head),
             start_timeout=incoming.start_timeout(head),
             max_attempts=1 if incoming.no_retry(head) else MAX_ATTEMPTS,
+            retries=incoming.retries(head),
             webhook=checked_webhook(webhook, self._allow_private) if webhook else None,
             max_queue_length=_queue_length(consumed.get("fal_max_queue_length")),
             idempotency_key=incoming.idempotency_key(head),

@@ -32,38 +32,46 @@ class RetryRules:
     skipped: frozenset[str] = frozenset()
     budgets: Mapping[str, int] | None = None
 
-    def allow(self, condition: Condition, attempt: int) -> bool:
-        """Whether attempt number ``attempt`` that ended with ``condition`` may be followed by another.
+    def budget(self, condition: Condition, call: Mapping[str, int] | None = None) -> int | None:
+        """How many retries a request may have for ``condition``; None when only the attempts in all are counted.
 
-        A time-out is only retried on request: the same input takes the same time. Budgets are compared with the number
-        of the attempt, so retries for other conditions use them up too.
+        The caller's own ``X-Fal-Retry-Config`` (``call``) comes before the app's. A time-out is only retried on
+        request: the same input takes the same time.
         """
+        if call is not None and condition in call:
+            return call[condition]
         if condition in self.skipped:
-            return False
+            return 0
         budget = (self.budgets or {}).get(condition)
-        if budget is None:
-            return condition != "timeout"
-        return attempt <= budget
+        return 0 if budget is None and condition == "timeout" else budget
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do with an answer: keep ``outcome``, or retry with it as the last word; and what of the runner."""
+    """What to do with an answer: keep ``outcome``, or retry with it as the last word; and what of the runner.
+
+    ``budget`` is how many retries of this kind the request may have, None for as many as it has attempts.
+    """
 
     outcome: Outcome
     retry: bool
     stop: StopRunner
+    budget: int | None = None
 
 
 def judge(
     status: int,
     headers: Sequence[tuple[bytes, bytes]],
     body: bytes,
-    attempt: int,
     rules: RetryRules,
     seconds: float | None = None,
+    call: Mapping[str, int] | None = None,
 ) -> Verdict:
-    """The verdict on the app's answer; ``seconds`` is how long the app took."""
+    """The verdict on the app's answer.
+
+    Args:
+        seconds: how long the app took. call: the caller's own wishes, as for ``RetryRules.budget``.
+    """
     kept: list[tuple[str, str]] = []
     needs_retry = stop_runner = None
     failing = status >= 500 or status == 429
@@ -80,12 +88,15 @@ def judge(
     outcome = Outcome(status, tuple(kept), body, inference_seconds=seconds)
     if not failing and stop_runner is None:
         return Verdict(outcome, False, "no")
-    wanted = needs_retry if needs_retry is not None and failing else status in _RETRIED_STATUSES
-    retry = wanted and rules.allow("server_error", attempt)
+    if needs_retry is not None and failing:
+        retry, budget = needs_retry, None  # the app's word on this very answer is stronger than any budget
+    else:
+        budget = rules.budget("server_error", call)
+        retry = status in _RETRIED_STATUSES and budget != 0
     stop: StopRunner = "kill" if status == 503 else "no"
     if stop_runner is not None:
         stop = "no" if not stop_runner else "kill" if status == 503 else "drain"
-    return Verdict(outcome, retry, stop)
+    return Verdict(outcome, retry, stop, budget)
 
 
 def retry_delay_ms(attempt: int) -> int:

@@ -216,13 +216,14 @@ class Serving:
     async def _answered(self, flight: Flight, answer: Answer) -> None:
         claim = flight.claim
         seconds = self._loop.time() - flight.began
-        verdict = outcomes.judge(answer.status, answer.headers, answer.body, claim.attempt, self._limits.rules, seconds)
+        verdict = outcomes.judge(answer.status, answer.headers, answer.body, self._limits.rules, seconds, claim.retries)
         outcome = verdict.outcome
         if answer.broken is not None:
             outcome = outcomes.incomplete_response(answer.broken)
         if verdict.retry and claim.mode == "queued" and answer.broken is None:
             why = f"the app answered {answer.status}"
-            await self._retry(claim, why, outcome, delay_ms=outcomes.retry_delay_ms(claim.attempt))
+            delay = outcomes.retry_delay_ms(claim.attempt)
+            await self._retry(claim, why, outcome, "server_error", verdict.budget, delay_ms=delay)
         else:
             await self._finish(claim, outcome, more=verdict.stop == "no")
         if verdict.stop != "no":
@@ -230,13 +231,14 @@ class Serving:
 
     async def _unanswered(self, flight: Flight, ending: Ending) -> None:
         claim = flight.claim
-        condition, attempt = ending.condition, claim.attempt
-        if ending.final or (condition is not None and not self._limits.rules.allow(condition, attempt)):
+        condition = ending.condition
+        budget = self._limits.rules.budget(condition, claim.retries) if condition is not None else None
+        if ending.final or budget == 0:
             await self._finish(claim, ending.last_word, more=ending.final)
             return
-        delay = outcomes.retry_delay_ms(attempt) if condition is not None else 0
+        delay = outcomes.retry_delay_ms(claim.attempt) if condition is not None else 0
         suspects = self._suspects if ending.blames else 0
-        await self._retry(claim, ending.why, ending.last_word, suspects=suspects, delay_ms=delay)
+        await self._retry(claim, ending.why, ending.last_word, condition, budget, suspects=suspects, delay_ms=delay)
 
     def _leave(self, how: StopRunner, why: str) -> None:
         """The runner must go; from this moment no finish brings another request to it."""
@@ -267,7 +269,17 @@ class Serving:
         if flushed is not None:
             await flushed
 
-    async def _retry(self, claim: Claimed, why: str, last_word: Outcome, *, suspects: int = 0, delay_ms: int) -> None:
+    async def _retry(
+        self,
+        claim: Claimed,
+        why: str,
+        last_word: Outcome,
+        condition: outcomes.Condition | None,
+        budget: int | None,
+        *,
+        suspects: int = 0,
+        delay_ms: int,
+    ) -> None:
         """Back to the queue; ``suspects`` is how many were in flight when the runner died of one of them.
 
         What was heard of the attempt goes ahead, for the dead letter if this was the last one.
@@ -288,6 +300,8 @@ class Serving:
                     fallback=last_word,
                     words=words,
                     exit_code=self._talk.exit_code,
+                    condition=condition,
+                    budget=budget,
                 )
                 self._inbox.release(claim)
                 return

@@ -206,7 +206,7 @@ class Inbox:
         if len(self._seen) > 512:
             self._seen.popitem(last=False)
         size = int(call_size)
-        method, path, query, headers, base_url, body_ref = msgpack.unpackb(rest[:size])
+        method, path, query, headers, base_url, body_ref, retries = msgpack.unpackb(rest[:size])
         mode_name: Mode = "direct" if mode == "direct" else "queued"
         self._held[request_id] = attempt
         claim = Claimed(
@@ -225,6 +225,7 @@ class Inbox:
             self._worker_id,
             solo == "1",
             body_ref,
+            retries,
         )
         self._ready.append(claim)
         self._wake(2)  # one takes it; another, if there is one, asks for more or parks the worker again

@@ -132,7 +132,7 @@ class Letters:
 def _record(app: str, flat: Sequence[bytes]) -> DeadLetter:
     raw = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
     text = {name: value.decode("utf-8", "replace") for name, value in raw.items() if name not in ("call", "log")}
-    method, path, query, headers, base_url, body_ref = msgpack.unpackb(raw["call"])
+    method, path, query, headers, base_url, body_ref, _ = msgpack.unpackb(raw["call"])
     return DeadLetter(
         app=app,
         request_id=text["id"],

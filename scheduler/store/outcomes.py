@@ -65,6 +65,7 @@ def pack_call(submission: Submission, body_ref: str | None) -> bytes:
             submission.headers,
             submission.base_url,
             body_ref,
+            submission.retries,
         )
     )
     return packed
@@ -78,9 +79,9 @@ def body_ref_of(call: bytes) -> str | None:
 
 def call_for(call: bytes, request_id: str, body_ref: str | None) -> bytes:
     """A packed call as that of another request: its id in the header that the app sees, its own body."""
-    method, path, query, headers, base_url, _ = msgpack.unpackb(call)
+    method, path, query, headers, base_url, _, retries = msgpack.unpackb(call)
     headers = [(name, request_id if name == "x-fal-request-id" else value) for name, value in headers]
-    packed: bytes = msgpack.packb((method, path, query, headers, base_url, body_ref))
+    packed: bytes = msgpack.packb((method, path, query, headers, base_url, body_ref, retries))
     return packed
 
 

@@ -5,6 +5,7 @@ States are fields. Each member of an enum says who moves a record into it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -80,6 +81,7 @@ class Submission:
     priority: Priority = "normal"
     start_timeout: float | None = None
     max_attempts: int = 10
+    retries: Mapping[str, int] | None = None
     webhook: str | None = None
     gateway: str | None = None
     max_queue_length: int | None = None
@@ -128,6 +130,7 @@ class Claimed:
     worker_id: str = ""
     solo: bool = False
     body_ref: str | None = None
+    retries: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,6 +247,8 @@ class Requests:
         suspects: int = 1,
         words: str | None = None,
         exit_code: int | None = None,
+        condition: str | None = None,
+        budget: int | None = None,
     ) -> Retried:
         """An attempt ended without an answer: back to the queue, or to ERROR with ``fallback``.
 
@@ -258,6 +260,8 @@ class Requests:
             delay_ms: back-off. epoch: the leader's, when the reaper asks; a lease still running then answers "alive".
             words: what the runner wrote last, for the dead letter; None takes what the app answered, if it did.
             exit_code: how the runner ended, negative for a signal; None when nobody saw it.
+            condition: what kind of ending it was; ``budget`` is how many of that kind may be followed by another
+                attempt, each kind counted for itself; None leaves it to the attempts in all.
 
         Raises:
             StaleLeader, StoreUnavailable.
@@ -279,6 +283,8 @@ class Requests:
             retention_ms=self.retention_ms,
             words=_last_words(words, fallback),
             exit_code="" if exit_code is None else exit_code,
+            condition=condition or "",
+            budget="" if condition is None or budget is None else budget,
         )
         answer: Retried = reply.decode()
         return answer

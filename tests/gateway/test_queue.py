@@ -244,6 +244,27 @@ def test_priority_retries_and_deadline_are_kept_with_the_request(gateway: Runnin
         assert client.post(f"/queue/{app}", headers={name: value}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ('{"server_error": {"retries": 2}, "timeout": {"retries": -1}}', {"server_error": 2, "timeout": 0}),
+        ('{"server_error": {"retries": 2}, "weather": {"retries": 9}}', {"server_error": 2}),
+        ('{"server_error": {"retries": "2"}}', None),
+        ('["server_error"]', None),
+        ("{server_error", None),
+    ],
+)
+def test_the_callers_retry_config_goes_along_and_nonsense_is_ignored(
+    gateway: RunningGateway, client: httpx.Client, given: str, kept: dict[str, int] | None
+) -> None:
+    app = gateway.app()
+    submit(client, app, headers={"x-fal-retry-config": given})
+    worker = gateway.worker(app)
+    wait_until(lambda: worker.claims, "it was claimed")
+    assert worker.claims[0].retries == kept
+    assert not [name for name, _ in worker.claims[0].headers if name == "x-fal-retry-config"]
+
+
 def test_an_idempotency_key_leads_to_the_same_request(gateway: RunningGateway, client: httpx.Client) -> None:
     app = gateway.app()
     key = {"idempotency-key": "order-7"}

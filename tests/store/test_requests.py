@@ -289,6 +289,20 @@ async def test_three_crashes_alone_poison_a_request(redis_url: str, tmp_path: Pa
         assert record.error_type == "poison_request"
 
 
+async def test_each_condition_has_a_budget_of_its_own(redis_url: str, tmp_path: Path) -> None:
+    """Budgets were compared with the number of the attempt: a retry for a lost connection used up the one that the
+    app allowed for its own 503."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        await s.submit("r")
+        wishes = [("connection_error", None), ("server_error", 1), ("timeout", 1), ("server_error", 1)]
+        answers = [
+            await s.lose(await inbox.next(), crashed=False, condition=condition, budget=budget)
+            for condition, budget in wishes
+        ]
+        assert answers == ["requeued", "requeued", "requeued", "failed"]
+
+
 async def test_a_crash_with_company_blames_nobody_until_each_ran_alone(redis_url: str, tmp_path: Path) -> None:
     """With several requests in flight a dead runner must not cost the innocent ones a crash: RabbitMQ's delivery
     limit did, and threw away good messages beside one poisoned one."""

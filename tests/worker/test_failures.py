@@ -177,6 +177,26 @@ def test_503_is_retried_on_a_new_runner(redis_url: str, tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_caller_may_count_the_retries(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            worker = await on.start_ready(app)
+
+            body = b'{"status": 503, "headers": {"x-fal-stop-runner": "false"}}'
+            never = await on.result(app, await on.submit(app, "/answer", body, retries={"server_error": 0}))
+            once = await on.submit(app, "/answer", body, retries={"server_error": 1})
+            await promoted(on, app, once)
+            twice = await on.result(app, once)
+
+            assert (never.attempt, twice.attempt) == (1, 2)
+            assert never.outcome is not None and never.outcome.status == 503
+            assert twice.outcome is not None and twice.outcome.status == 503
+            assert worker.worker_id == twice.worker_id
+
+    run(story())
+
+
 def test_an_app_may_ask_for_a_new_runner_after_a_good_answer(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:

@@ -25,7 +25,7 @@ ANYTHING = RetryRules()
     ],
 )
 def test_what_a_plain_status_means(status: int, retry: bool, stop: str) -> None:
-    verdict = judge(status, [], b"", 1, ANYTHING)
+    verdict = judge(status, [], b"", ANYTHING)
 
     assert (verdict.retry, verdict.stop) == (retry, stop)
 
@@ -45,7 +45,7 @@ def test_what_a_plain_status_means(status: int, retry: bool, stop: str) -> None:
 def test_the_app_decides_apart_about_retry_and_runner(
     status: int, header: tuple[bytes, bytes], retry: bool, stop: str
 ) -> None:
-    verdict = judge(status, [header], b"", 1, ANYTHING)
+    verdict = judge(status, [header], b"", ANYTHING)
 
     assert (verdict.retry, verdict.stop) == (retry, stop)
 
@@ -53,20 +53,31 @@ def test_the_app_decides_apart_about_retry_and_runner(
 def test_instructions_for_the_platform_do_not_reach_the_caller() -> None:
     headers = [(b"X-Fal-Stop-Runner", b"1"), (b"x-fal-needs-retry", b"1"), (b"Content-Type", b"text/plain")]
 
-    assert judge(200, headers, b"", 1, ANYTHING).outcome.headers == (("content-type", "text/plain"),)
-    assert judge(500, headers, b"", 1, ANYTHING).outcome.headers[0] == ("x-fal-needs-retry", "1")
+    assert judge(200, headers, b"", ANYTHING).outcome.headers == (("content-type", "text/plain"),)
+    assert judge(500, headers, b"", ANYTHING).outcome.headers[0] == ("x-fal-needs-retry", "1")
 
 
 def test_an_app_may_skip_or_count_retries() -> None:
-    assert not judge(503, [], b"", 1, RetryRules(frozenset({"server_error"}))).retry
-    twice = RetryRules(budgets={"server_error": 2})
-    assert [judge(503, [], b"", attempt, twice).retry for attempt in (1, 2, 3)] == [True, True, False]
+    assert not judge(503, [], b"", RetryRules(frozenset({"server_error"}))).retry
+    verdict = judge(503, [], b"", RetryRules(budgets={"server_error": 2}))
+    assert (verdict.retry, verdict.budget) == (True, 2)
 
 
 def test_a_time_out_is_retried_only_on_request() -> None:
-    assert not ANYTHING.allow("timeout", 1)
-    assert RetryRules(budgets={"timeout": 1}).allow("timeout", 1)
-    assert not RetryRules(frozenset({"timeout"}), {"timeout": 1}).allow("timeout", 1)
+    assert ANYTHING.budget("timeout") == 0
+    assert ANYTHING.budget("connection_error") is None
+    assert RetryRules(budgets={"timeout": 1}).budget("timeout") == 1
+    assert RetryRules(frozenset({"timeout"}), {"timeout": 1}).budget("timeout") == 0
+
+
+def test_the_callers_wish_is_stronger_than_the_apps_and_the_answers_own_word_than_both() -> None:
+    never = RetryRules(frozenset({"server_error", "timeout"}))
+    wish = {"server_error": 3}
+    assert never.budget("server_error", wish) == 3
+    assert never.budget("timeout", wish) == 0
+    assert not judge(503, [], b"", ANYTHING, call={"server_error": 0}).retry
+    asked = judge(500, [(b"x-fal-needs-retry", b"1")], b"", never, call={"server_error": 0})
+    assert (asked.retry, asked.budget) == (True, None)
 
 
 def test_back_off_doubles_and_is_bounded() -> None:

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- MOVES: IN_PROGRESS -> IN_QUEUE; IN_PROGRESS -> ERROR
--- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms words exit_code
+-- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms words exit_code condition budget
 -- RETURNS: "requeued"; "failed"; "superseded"; "alive"; error STALE
 -- INCLUDE ending releasing queueing leading waking lettering
 -- An attempt ended without an answer. The supervisor of the worker says so itself (by_epoch = ''); the leader says so
 -- when the lease has run out. A crash with several requests in flight accuses each of them: they run again alone, and
--- only a crash alone counts.
+-- only a crash alone counts. Retries are counted by their condition, each against a budget of its own.
 if stale_leader(by_epoch) then return redis.error_reply(STALE) end
 local r = read_request(request_id)
 if not r or r.attempt ~= attempt or r.worker ~= worker_id then return 'superseded' end
@@ -27,6 +27,7 @@ if crashed == '1' then
   end
 end
 local used_up = r.mode == 'direct' or tonumber(r.attempt) >= tonumber(r.max_attempts)
+if budget ~= '' and redis.call('HINCRBY', key, 'retried_' .. condition, 1) > tonumber(budget) then used_up = true end
 if used_up or crashes >= 3 then
   keep_letter(request_id, r, crashes >= 3 and 'poison_request' or fallback_type, why, crashes)
   if crashes >= 3 and r.mode ~= 'direct' then
