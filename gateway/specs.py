@@ -50,8 +50,9 @@ def read_spec(value: Any) -> AppSpec:
         _require(bool(_MACHINE_TYPE.fullmatch(name)), f"machine_type {name!r} is no machine type")
     for setting in _NUMBERS_OF_REVISIONS:
         _require_number(setting, getattr(spec, setting))
-    if spec.request_start_timeout is not None:
-        _require_number("request_start_timeout", spec.request_start_timeout)
+    for setting in ("request_start_timeout", "cancel_grace_seconds"):
+        if (value := getattr(spec, setting)) is not None:
+            _require_number(setting, value)
     for endpoint in spec.endpoints:
         _require(endpoint.path.startswith("/"), f"Endpoint path {endpoint.path!r} must begin with /")
     check_scaling(spec.scaling)

@@ -52,6 +52,7 @@ class Assignment:
     request_timeout: float = 3600.0
     startup_timeout: float = 600.0
     termination_grace: float = 30.0
+    cancel_grace: float | None = None
     skip_retry_conditions: tuple[str, ...] = ()
     retry_config: dict[str, int] = field(default_factory=dict)
     passed_environ: dict[str, str] = field(default_factory=dict)

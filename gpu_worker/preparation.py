@@ -95,6 +95,7 @@ def _assignment(
         request_timeout=spec.request_timeout,
         startup_timeout=spec.startup_timeout,
         termination_grace=spec.termination_grace_period_seconds,
+        cancel_grace=spec.cancel_grace_seconds,
         skip_retry_conditions=tuple(spec.skip_retry_conditions),
         retry_config=dict(spec.retry_config),
         passed_environ=dict(settings.passed_environ),

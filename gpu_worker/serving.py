@@ -74,6 +74,7 @@ class Flight:
     stream: AnswerStream | None = None
     forwarding: asyncio.Task[None] | None = None
     gathered: bytearray | None = None
+    cancelled: bool = False
 
     def end(self, how: Answer | Ending) -> None:
         """The first ending counts."""
@@ -83,11 +84,12 @@ class Flight:
 
 @dataclass(frozen=True)
 class Limits:
-    """The app's own settings that matter here. Seconds."""
+    """The app's own settings that matter here. Seconds; ``cancel_grace`` None: a cancelled request is waited for."""
 
     slots: int
     request_timeout: float
     rules: RetryRules
+    cancel_grace: float | None = None
 
 
 class Serving:
@@ -149,8 +151,8 @@ class Serving:
 
     def must_stop(self, request_id: str, attempt: int) -> None:
         """The store says that this attempt counts no more."""
-        if (request_id, attempt) in self._flights:
-            self._talk.send(Cancel(request_id))
+        if (flight := self._flights.get((request_id, attempt))) is not None:
+            self._cancel(flight)
 
     # --- one slot -----------------------------------------------------------------------------------------------------
 
@@ -335,7 +337,23 @@ class Serving:
         self._leave("kill", why)
 
     def _cancelled(self, request_id: str) -> None:
-        self._talk.send(Cancel(request_id))
+        for (held, _), flight in self._flights.items():
+            if held == request_id:
+                self._cancel(flight)
+
+    def _cancel(self, flight: Flight) -> None:
+        """Ask the app to stop; where it wishes so, its runner ends when it has not done it in time."""
+        self._talk.send(Cancel(flight.claim.request_id))
+        if self._limits.cancel_grace is not None and not flight.cancelled:
+            flight.cancelled = True
+            self._loop.call_later(self._limits.cancel_grace, self._not_stopped, flight)
+
+    def _not_stopped(self, flight: Flight) -> None:
+        if flight.done.done() or self._ending is not None:
+            return
+        why = f"a cancelled request did not end within cancel_grace_seconds ({self._limits.cancel_grace:g} s)"
+        flight.end(Ending(why, outcomes.runner_disconnected(why), final=True))  # its end is in the store already
+        self._leave("kill", why)
 
     def receive(self, message: Message) -> None:
         """Take an answer, or a part of one, from the runner; answers to unknown attempts are dropped."""

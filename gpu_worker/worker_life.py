@@ -295,7 +295,7 @@ class Worker:
 
     def _limits(self) -> Limits:
         rules = RetryRules(frozenset(self._a.skip_retry_conditions), self._a.retry_config)
-        return Limits(max(1, self._a.max_multiplexing), self._a.request_timeout, rules)
+        return Limits(max(1, self._a.max_multiplexing), self._a.request_timeout, rules, self._a.cancel_grace)
 
 
 _STAGES = {"import": "import", "setup": "setup()"}

@@ -47,6 +47,7 @@ _LIMITS = {
     "request_start_timeout": _TIMEOUT,
     "startup_timeout": _TIMEOUT,
     "termination_grace_period_seconds": _SECONDS,
+    "cancel_grace_seconds": _SECONDS,
     "scaling_delay": _SECONDS,
     "keep_alive": _Limit(0, _YEAR, " of seconds"),
     "min_concurrency": _Limit(0, _MOST_WORKERS),

@@ -49,6 +49,7 @@ ATTRIBUTES = frozenset(
         "skip_retry_conditions",
         "startup_timeout",
         "termination_grace_period_seconds",
+        "cancel_grace_seconds",
         *_SCALING,
     }
 )
@@ -158,6 +159,7 @@ def resolve(owner: str, given: Mapping[str, Any]) -> AppSettings:
         "request_start_timeout",
         "startup_timeout",
         "termination_grace_period_seconds",
+        "cancel_grace_seconds",
     ):
         if key in values:
             spec[key] = values[key]

@@ -91,6 +91,7 @@ class AppSpec:
     request_start_timeout: float | None = None
     startup_timeout: float = 600
     termination_grace_period_seconds: float = 30
+    cancel_grace_seconds: float | None = None
     skip_retry_conditions: tuple[RetryCondition, ...] = ()
     retry_config: dict[str, int] = field(default_factory=dict)
     secrets: tuple[str, ...] | None = None

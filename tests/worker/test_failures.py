@@ -158,6 +158,37 @@ def test_a_request_over_its_time_kills_the_runner_and_is_not_retried(redis_url: 
     run(story())
 
 
+def test_a_cancelled_request_that_will_not_stop_costs_its_runner_where_the_app_wishes_so(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """A sync handler cannot be interrupted: cancelled, it went on computing for nobody, and the card with it."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE, cancel_grace_seconds=0.3, max_multiplexing=2)
+            worker = await on.start_ready(app)
+            stuck = await on.submit(app, "/block")
+            await on.logged(app, "blocking")
+            beside = await on.submit(app, "/slow", b'{"seconds": 30}')
+            await await_until(lambda: _runs(on, app, beside), "its neighbour runs")
+
+            assert await on.store.requests.cancel(app, stuck) == "cancelled_running"
+
+            ended = await on.reaches(worker, WorkerState.TERMINATED)
+            assert "cancel_grace_seconds (0.3 s)" in (ended.reason or "")
+            assert await on.store.requests.state(app, stuck) is RequestState.CANCELLED
+            # The neighbour is not to blame: it is back in the queue at once.
+            record = await on.store.requests.get(app, beside)
+            assert record is not None
+            assert (record.state, record.attempt) == (RequestState.IN_QUEUE, 1)
+
+    run(story())
+
+
+async def _runs(on: Stage, app: str, request_id: str) -> bool:
+    return await on.store.requests.state(app, request_id) is RequestState.IN_PROGRESS
+
+
 def test_503_is_retried_on_a_new_runner(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:
@@ -190,8 +221,10 @@ def test_a_caller_may_count_the_retries(redis_url: str, tmp_path: Path) -> None:
             twice = await on.result(app, once)
 
             assert (never.attempt, twice.attempt) == (1, 2)
-            assert never.outcome is not None and never.outcome.status == 503
-            assert twice.outcome is not None and twice.outcome.status == 503
+            assert never.outcome is not None
+            assert never.outcome.status == 503
+            assert twice.outcome is not None
+            assert twice.outcome.status == 503
             assert worker.worker_id == twice.worker_id
 
     run(story())
