@@ -107,6 +107,26 @@ class Demo(fal.App):
         assert json.loads(runner.call().body) == ["SETUP", "1", "demo", "RUNNING", str(tmp_path / "bundle")]
 
 
+def test_a_signal_wakes_a_loop_that_was_about_to_wait(tmp_path: Path) -> None:
+    """SIGTERM came after the loop's last bytecode and before its system call: handle_exit() ran half a minute later,
+    when the next message woke the loop."""
+    source = """
+import signal
+import fal
+
+class Demo(fal.App):
+    @fal.endpoint("/")
+    async def run(self) -> bool:
+        wakes = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(wakes)
+        return wakes != -1
+"""
+    with start(tmp_path, source) as runner:
+        runner.ready()
+        runner.request()
+        assert runner.expect(Response).body == b"true"
+
+
 def test_sigterm_lets_requests_finish_and_ends_in_order(tmp_path: Path) -> None:
     source = """
 import os, threading

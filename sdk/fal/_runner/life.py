@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -133,6 +134,7 @@ class Life:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self._wake_for_signals(self._loop)
         gc.collect()
         gc.freeze()  # what setup() made stays: no later collection needs to look through it
         ready = Ready(_openapi_text(app, self._output), self._instance.get_endpoints(), self._device())
@@ -172,6 +174,20 @@ class Life:
         return "cuda" if self._start.machine_type.startswith("GPU") else "cpu"
 
     # --- stop ---------------------------------------------------------------------------------------------------------
+
+    def _wake_for_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A signal between the loop's last bytecode and its wait for news runs no handler until there is news."""
+        heard, told = socket.socketpair()
+        for end in (heard, told):
+            end.setblocking(False)
+        before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        if before != -1:  # the user's own kind of loop, uvloop say, has seen to it
+            signal.set_wakeup_fd(before)
+            heard.close()
+            told.close()
+            return
+        self._signal_sockets = (heard, told)
+        loop.add_reader(heard.fileno(), heard.recv, 4096)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # A plain signal handler runs between two bytecodes of the main thread, so handle_exit() reaches an app even
