@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from scheduler.store import Lifecycle, NotFound
+from scheduler.store import DataFolder, Lifecycle, NotFound
 from scheduler.store.uploads import MOST_PARTS, Incoming, Upload
 
 from . import wire
@@ -33,7 +33,8 @@ class DataFiles:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._data = control.store.data
+        settings = control.settings
+        self._data = DataFolder(settings.app_data or settings.data_dir / "data")
         self._uploads = control.store.uploads
 
     def routes(self) -> list[Route]:

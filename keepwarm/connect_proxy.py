@@ -11,6 +11,7 @@ import contextlib
 import re
 import signal
 import sys
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from gateway.addresses import HOSTS
@@ -32,25 +33,40 @@ class ConnectProxy:
     def __init__(self, platform_url: str) -> None:
         parts = urlsplit(platform_url)
         self._platform = (parts.hostname or "127.0.0.1", parts.port or 443)
+        self._tunnels: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
 
-    async def listen(self, port: int) -> asyncio.Server:
-        """Listen on loopback.
+    async def listen(self, port: int) -> int:
+        """Listen on loopback; returns the port.
 
         Raises:
             OSError: the port is taken.
         """
-        return await asyncio.start_server(self._serve, "127.0.0.1", port, limit=_MOST_HEAD)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=_MOST_HEAD)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening and cut off what is being carried."""
+        if self._server is not None:
+            self._server.close()
+        for tunnel in self._tunnels:
+            tunnel.cancel()
+        await asyncio.gather(*self._tunnels, return_exceptions=True)
 
     def target(self, host: str, port: int) -> tuple[str, int]:
         """Where a connection for ``host`` goes."""
         return self._platform if host.lower().encode("ascii") in HOSTS else (host, port)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tunnel = asyncio.get_running_loop().create_task(self._carry_all(reader, writer))
+        self._tunnels.add(tunnel)
+        tunnel.add_done_callback(self._tunnels.discard)
+
+    async def _carry_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with _closing(writer):
                 await self._tunnel(reader, writer)
-        finally:
-            writer.close()
 
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -68,11 +84,19 @@ class ConnectProxy:
         except (OSError, TimeoutError) as error:
             said = f"{address[0]}:{address[1]} cannot be reached: {error}".encode("ascii", "replace")
             return await _refuse(writer, b"502 Bad Gateway", said)
-        try:
+        async with _closing(far_writer):
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await asyncio.gather(_carry(reader, far_writer), _carry(far_reader, writer))
-        finally:
-            far_writer.close()
+
+
+@contextlib.asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -94,11 +118,10 @@ async def _serve_until_signal(platform_url: str, port: int) -> None:
     leave = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, leave.set)
-    server = await ConnectProxy(platform_url).listen(port)
-    bound = server.sockets[0].getsockname()[1]
-    print(f"HTTPS_PROXY=http://127.0.0.1:{bound}", flush=True)
+    proxy = ConnectProxy(platform_url)
+    print(f"HTTPS_PROXY=http://127.0.0.1:{await proxy.listen(port)}", flush=True)
     await leave.wait()
-    server.close()
+    await proxy.close()
 
 
 def run(platform_url: str, port: int) -> int:

@@ -96,7 +96,7 @@ class Store:
     """Everything that is kept, over one connection for commands and one for listening.
 
     The folders under ``data_dir``: ``blobs/`` (large payloads), ``files/`` (what users see), ``uploads/`` (what
-    is on its way there), ``bundles/`` (sources), ``data/`` (what apps see as ``/data``).
+    is on its way there), ``bundles/`` (sources).
     """
 
     def __init__(
@@ -113,7 +113,6 @@ class Store:
         self.blobs = BlobStore(data_dir / "blobs")
         self.files: FileStore = ObjectFileStore(files) if files else LocalFileStore(data_dir / "files")
         self.uploads = UploadStore(data_dir / "uploads")
-        self.data = DataFolder(data_dir / "data")
         self.bundles = BundleStore(data_dir / "bundles")
         self.requests = Requests(redis, self.blobs, retention_s, max_queue)
         self.workers = Workers(redis)

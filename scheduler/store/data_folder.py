@@ -104,7 +104,7 @@ class DataFolder:
     @contextlib.contextmanager
     def _folder(self, parts: tuple[str, ...], path: str, make: bool = False) -> Iterator[int]:
         self.root.mkdir(mode=0o700, exist_ok=True)
-        folder = os.open(self.root, _FOLDER)
+        folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)  # the operator's own links are followed
         try:
             for part in parts:
                 with _named(path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.gateway.conftest import StartGateway
 from tests.gateway.platform import RunningGateway
 
 
@@ -50,6 +52,13 @@ def test_a_large_file_in_parts(gateway: RunningGateway) -> None:
         assert client.post(f"{at}/{again}/complete", json={"parts": parts}).status_code == 400
         other = at.replace("weights", "other")
         assert client.put(f"{other}/{again}/1", **form(b"x")).status_code == 404
+
+
+def test_the_folder_is_the_one_that_apps_see(start_gateway: StartGateway, tmp_path: Path) -> None:
+    gateway = start_gateway(app_data=tmp_path / "elsewhere")
+    with gateway.owner_client() as client:
+        assert client.post("/rest/files/file/local//data/a.txt", **form(b"here")).status_code == 200
+    assert (tmp_path / "elsewhere" / "a.txt").read_bytes() == b"here"
 
 
 def test_a_key_is_needed(gateway: RunningGateway) -> None:
