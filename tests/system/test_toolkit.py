@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -61,6 +62,15 @@ def test_two_apps_share_the_folder_and_the_values(keeper: str, platform: Platfor
     reader = platform.deploy(APPS, "Reader")
     post(f"{keeper}/remember", word="salt")
     assert post(reader) == {"file": "salt", "value": "salt", "setup": "was here", "missing": None}
+
+
+def test_the_operator_chooses_where_the_folder_lies(
+    start_platform: Callable[..., PlatformUnderTest], tmp_path: Path
+) -> None:
+    elsewhere = start_platform(environ={"KEEPWARM_APP_DATA": str(tmp_path / "big disk")})
+    post(f"{elsewhere.deploy(APPS, 'Keeper')}/remember", word="there")
+    assert (tmp_path / "big disk" / "shared" / "word.txt").read_text() == "there"
+    elsewhere.stop()
 
 
 @pytest.mark.heavy
