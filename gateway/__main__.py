@@ -52,7 +52,7 @@ async def serve(settings: Settings) -> None:
         StoreError: Redis cannot be reached.
         OSError: the address is taken.
     """
-    store = await Store.connect(settings.redis_url, settings.data_dir, files=settings.files)
+    store = await Store.connect(settings.redis_url, settings.data_dir, files=settings.files, app_data=settings.app_data)
     try:
         listener = listening_socket(settings)
         # uvicorn raises the signal that stopped it once more when it is done; the end of this process is ours.

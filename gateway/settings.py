@@ -44,6 +44,7 @@ class Settings:
         stop_grace: how long a stopping gateway lets requests end.
         trusted_proxies: peers whose X-Forwarded-Proto and X-Forwarded-Host are believed.
         files: where users' files are kept; empty: in the data folder.
+        app_data: what apps see as ``/data``; None: ``data/`` in the data folder.
     """
 
     redis_url: str
@@ -71,6 +72,7 @@ class Settings:
     allow_private_webhooks: bool = False
     trusted_proxies: tuple[Network, ...] = field(default=())
     files: Mapping[str, str] = field(default_factory=dict)
+    app_data: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -86,6 +88,7 @@ class Settings:
         if not redis_url:
             raise SettingsError("KEEPWARM_REDIS_URL is not set; `keepwarm up` sets it, or give unix:///… or redis://…")
         listen_fd = environ.get("KEEPWARM_LISTEN_FD")
+        app_data = environ.get("KEEPWARM_APP_DATA")
         return cls(
             redis_url=redis_url,
             data_dir=Path(environ.get("KEEPWARM_DATA") or "~/.keepwarm").expanduser().absolute(),
@@ -104,6 +107,7 @@ class Settings:
             allow_private_webhooks=environ.get("KEEPWARM_ALLOW_PRIVATE_WEBHOOKS", "").lower() in _TRUE,
             trusted_proxies=_networks(environ.get("KEEPWARM_TRUSTED_PROXIES", "")),
             files=_files(environ),
+            app_data=Path(app_data).expanduser().absolute() if app_data else None,
         )
 
 

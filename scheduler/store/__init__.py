@@ -96,7 +96,7 @@ class Store:
     """Everything that is kept, over one connection for commands and one for listening.
 
     The folders under ``data_dir``: ``blobs/`` (large payloads), ``files/`` (what users see), ``uploads/`` (what
-    is on its way there), ``bundles/`` (sources), ``data/`` (what apps see as ``/data``).
+    is on its way there), ``bundles/`` (sources), ``data/`` (what apps see as ``/data``, unless that lies elsewhere).
     """
 
     def __init__(
@@ -107,13 +107,14 @@ class Store:
         retention_s: float,
         max_queue: int,
         files: Mapping[str, str],
+        app_data: Path,
     ) -> None:
         self._redis = redis
         self._subscriber = subscriber
         self.blobs = BlobStore(data_dir / "blobs")
         self.files: FileStore = ObjectFileStore(files) if files else LocalFileStore(data_dir / "files")
         self.uploads = UploadStore(data_dir / "uploads")
-        self.data = DataFolder(data_dir / "data")
+        self.data = DataFolder(app_data)
         self.bundles = BundleStore(data_dir / "bundles")
         self.requests = Requests(redis, self.blobs, retention_s, max_queue)
         self.workers = Workers(redis)
@@ -138,6 +139,7 @@ class Store:
         max_queue: int = MAX_QUEUE,
         patience_s: float = PATIENCE,
         files: Mapping[str, str] | None = None,
+        app_data: Path | None = None,
     ) -> Store:
         """Opens the store; it lives on the running event loop.
 
@@ -147,6 +149,7 @@ class Store:
             max_queue: waiting requests of one app beyond which ``submit`` raises QueueFull.
             patience_s: how long to try to connect.
             files: where users' files are kept, as ``files_variables`` found it; None: in ``data_dir``.
+            app_data: what apps see as ``/data``; None: ``data/`` in ``data_dir``.
 
         Raises:
             StoreUnavailable: no answer in that time. ValueError: a malformed URL, or a bucket that cannot be used.
@@ -160,7 +163,8 @@ class Store:
             await redis.link.close()
             raise
         try:
-            return cls(redis, Subscriber(address), data_dir, retention_s, max_queue, files or {})
+            where = app_data or data_dir / "data"
+            return cls(redis, Subscriber(address), data_dir, retention_s, max_queue, files or {}, where)
         except ValueError:
             await redis.link.close()
             raise

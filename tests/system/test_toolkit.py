@@ -70,6 +70,9 @@ def test_the_operator_chooses_where_the_folder_lies(
     elsewhere = start_platform(environ={"KEEPWARM_APP_DATA": str(tmp_path / "big disk")})
     post(f"{elsewhere.deploy(APPS, 'Keeper')}/remember", word="there")
     assert (tmp_path / "big disk" / "shared" / "word.txt").read_text() == "there"
+    with elsewhere.client() as client:
+        listed = client.get("/rest/files/list//data/shared").json()
+    assert [entry["path"] for entry in listed] == ["/data/shared/word.txt"]
     elsewhere.stop()
 
 
