@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -69,7 +70,13 @@ class DataFolder:
         """Move a file of the platform's there, in place of one of that name; folders on the way are made."""
         with self._parent(path, make=True) as (folder, name), _named(path):
             os.chmod(source, 0o644)
-            os.rename(source, name, dst_dir_fd=folder)
+            try:
+                os.rename(source, name, dst_dir_fd=folder)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy(source, folder, name)  # the operator keeps the folder on another disk
+                source.unlink()
 
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it."""
@@ -103,7 +110,7 @@ class DataFolder:
 
     @contextlib.contextmanager
     def _folder(self, parts: tuple[str, ...], path: str, make: bool = False) -> Iterator[int]:
-        self.root.mkdir(mode=0o700, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)  # the operator's own links are followed
         try:
             for part in parts:
@@ -142,3 +149,16 @@ def _parts(path: str) -> tuple[str, ...]:
     if not parts or parts[0] != NAME[1:] or ".." in parts or "\0" in path:
         raise ValueError(f'"{path[:200]}" is not in {NAME}')
     return parts[1:]
+
+
+def _copy(source: Path, folder: int, name: str) -> None:
+    """Whole or not at all: nobody sees half of it under its name."""
+    temporary = f".{secrets.token_hex(8)}.part"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=folder)
+    try:
+        with open(descriptor, "wb") as out, source.open("rb") as original:
+            shutil.copyfileobj(original, out, 1024 * 1024)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        os.unlink(temporary, dir_fd=folder)
+        raise

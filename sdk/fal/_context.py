@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -53,6 +54,15 @@ class RequestContext:
         return f"RequestContext(request_id={self.request_id!r}, endpoint={self.endpoint!r})"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a file will be: its id, its public URL, and the request on whose behalf it is kept."""
+
+    file_id: str
+    url: str
+    request: RequestContext | None
+
+
 class Values(Protocol):
     """Values that an owner's apps share."""
 
@@ -75,12 +85,12 @@ class Runner(Protocol):
         """Hand a file to the platform and return its public URL; None while no caller's address is known yet."""
         ...
 
-    def reserve(self, name: str) -> tuple[str, str] | None:
-        """An id and the public URL that a file will have; None as in ``store``."""
+    def reserve(self, name: str) -> Place | None:
+        """Where a file will be; None as in ``store``."""
         ...
 
-    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
-        """Hand over the file of a reserved id, once."""
+    def fill(self, place: Place, source: bytes | Path, name: str, content_type: str) -> None:
+        """Hand over the file of a reserved place, once."""
         ...
 
 

@@ -44,10 +44,10 @@ class _Platform:
     def store(self, source: bytes | Path, name: str, content_type: str) -> str | None:
         return None
 
-    def reserve(self, name: str) -> tuple[str, str] | None:
+    def reserve(self, name: str) -> _context.Place | None:
         return None
 
-    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
+    def fill(self, place: _context.Place, source: bytes | Path, name: str, content_type: str) -> None:
         raise OSError
 
 

@@ -21,6 +21,8 @@ from fal.toolkit import (
     Image,
     ImageField,
     ImageSize,
+    KVStore,
+    KVStoreException,
     Video,
     VideoField,
     get_image_size,
@@ -136,6 +138,11 @@ def test_broken_data_uris() -> None:
         File(url="data:text/plain").as_bytes()
     with pytest.raises(DownloadError, match="base64"):
         File(url="data:;base64,A").as_bytes()
+
+
+def test_values_need_a_platform() -> None:
+    with pytest.raises(KVStoreException, match=r"KVStore\('db'\) needs a platform: it works in an app under `fal run`"):
+        KVStore("db").get("key")
 
 
 def test_image_sizes() -> None:

@@ -25,8 +25,9 @@ from pathlib import Path
 
 import fal
 from fal.toolkit import (
-    FAL_MODEL_WEIGHTS_DIR, FAL_PERSISTENT_DIR, FAL_REPOSITORY_DIR, DownloadError, clone_repository, download_file,
-    download_model_weights, get_gpu_type, load_inductor_cache, sync_inductor_cache, synchronized_inductor_cache,
+    FAL_MODEL_WEIGHTS_DIR, FAL_PERSISTENT_DIR, FAL_REPOSITORY_DIR, DownloadError, Image, clone_repository,
+    download_file, download_model_weights, get_gpu_type, load_inductor_cache, sync_inductor_cache,
+    synchronized_inductor_cache,
 )
 from pydantic import BaseModel
 
@@ -68,6 +69,10 @@ class Demo(fal.App):
     @fal.endpoint("/download")
     def download(self, d: Download) -> dict:
         return tried(download_file, d.url, d.folder, force=d.force, request_headers=d.headers, filesize_limit=d.limit)
+
+    @fal.endpoint("/picture")
+    def picture(self, d: Download) -> dict:
+        return tried(Image(url=d.url).to_pil)
 
     @fal.endpoint("/weights")
     def weights(self, d: Download) -> dict:
@@ -118,8 +123,9 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         body = b"0123456789" * 200_000
+        announced = {"/short": len(body) * 2, "/huge.png": 50 * 1024 * 1024 + 1}.get(self.path, len(body))
         self.send_response(404 if self.path == "/missing" else 200)
-        self.send_header("Content-Length", str(len(body) * 2 if self.path == "/short" else len(body)))
+        self.send_header("Content-Length", str(announced))
         self.end_headers()
         self.wfile.write(body)
 
@@ -213,6 +219,11 @@ def test_a_download_that_fails_says_why_and_leaves_nothing(
     assert answer["type"] == "DownloadError"
     assert says in answer["error"]
     assert not [left for left in (folder / "data" / "failed").rglob("*") if left.is_file()]
+
+
+def test_a_picture_over_50_mib_is_not_even_read(runner: Runner, site: str) -> None:
+    assert "52428801 bytes; the limit is 52428800" in ask(runner, "/picture", url=f"{site}/huge.png")["error"]
+    assert "no picture" in ask(runner, "/picture", url=f"{site}/a.png")["error"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://localhost/x", "http://10.0.0.1/", "file:///etc/passwd"])

@@ -19,6 +19,7 @@ from tests.runner.harness import BASE_URL, Runner, start
 SOURCE = """
 import asyncio
 import os
+import threading
 import warnings
 from pathlib import Path
 
@@ -185,6 +186,14 @@ class Demo(fal.App):
                 errors.append(str(error).rpartition(" was ")[2])
         return {"kept": kept.url, "dropped": dropped.url, "path": from_file.url, "same": same, "errors": errors}
 
+    @fal.endpoint("/later")
+    def later(self) -> dict:
+        pending = File.reserve("text/plain", "secret.txt")
+        thread = threading.Thread(target=pending.complete, args=(b"for one only",))
+        thread.start()
+        thread.join()
+        return {"url": pending.url}
+
     @fal.endpoint("/sizes")
     def sizes(self, given: Sizes) -> list[int]:
         size = get_image_size(given.size)
@@ -316,6 +325,15 @@ def test_a_reserved_url_is_filled_later_or_given_up(runner: Runner) -> None:
     assert (answer["same"], answer["errors"]) == (True, ["completed before", "aborted before"])
     with pytest.raises(FileNotFoundError):
         stored(runner, answer["dropped"])
+
+
+def test_a_file_filled_by_a_thread_is_kept_as_its_request_wants(runner: Runner) -> None:
+    """A thread of the app's own belongs to no request: the file lost its caller's wish to keep it from others."""
+    wish = b'{"acl":{"default":"forbid"}}'
+    headers = [(b"content-type", b"application/json"), (b"x-fal-object-lifecycle-preference", wish)]
+    url = json.loads(runner.call(b"{}", "/later", id="wishing", headers=headers).body)["url"]
+    (saved,) = (message for message in runner.all(FileSaved) if message.file_id in url)
+    assert (saved.request_id, saved.lifecycle) == ("wishing", wish.decode())
 
 
 def test_image_sizes(runner: Runner) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,22 @@ def put(folder: DataFolder, tmp_path: Path, path: str, content: bytes) -> None:
     source = tmp_path / "incoming"
     source.write_bytes(content)
     folder.take(source, path)
+
+
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    """A folder that a rename from ``tmp_path`` does not reach."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def test_the_folder_may_lie_on_another_disk(tmp_path: Path, other_disk: Path) -> None:
+    data = DataFolder(other_disk / "apps" / "data")
+    for content in (b"first", b"second"):
+        put(data, tmp_path, "/data/a.txt", content)
+        assert read(data, "/data/a.txt") == content
+    assert os.listdir(other_disk / "apps" / "data") == ["a.txt"]
+    assert not (tmp_path / "incoming").exists()
 
 
 def read(folder: DataFolder, path: str) -> bytes:

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import quote
 
-from fal._context import Values, current_request
+from fal._context import Place, Values, current_request
 from fal._runner.channel import Channel
 from fal._runner.protocol import FileSaved
 from fal._runner.values import PlatformValues
@@ -47,25 +47,27 @@ class PlatformFiles:
         place = self.reserve(name)
         if place is None:
             return None
-        self.fill(place[0], source, name, content_type)
-        return place[1]
+        self.fill(place, source, name, content_type)
+        return place.url
 
-    def reserve(self, name: str) -> tuple[str, str] | None:
-        """An id and the public URL that the file of that id will have; None as in ``store``."""
+    def reserve(self, name: str) -> Place | None:
+        """Where a file will be; None as in ``store``."""
         request = current_request()
         base_url = (request.base_url if request is not None else self.latest_base_url).rstrip("/")
         if not base_url:
             return None
         file_id = secrets.token_hex(16)
-        return file_id, f"{base_url}/cdn/files/{file_id}/{quote(safe_name(name))}"
+        return Place(file_id, f"{base_url}/cdn/files/{file_id}/{quote(safe_name(name))}", request)
 
-    def fill(self, file_id: str, source: bytes | Path, name: str, content_type: str) -> None:
-        """Leave the file of a reserved id for the platform.
+    def fill(self, place: Place, source: bytes | Path, name: str, content_type: str) -> None:
+        """Leave the file of a reserved place for the platform.
+
+        It is kept as the request that reserved it wants, for it may be filled by a thread that belongs to none.
 
         Raises:
             OSError: as in ``store``.
         """
-        target = self._files_dir / file_id
+        target = self._files_dir / place.file_id
         self._require_room(source.stat().st_size if isinstance(source, Path) else len(source), name)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         try:
@@ -78,8 +80,8 @@ class PlatformFiles:
         except BaseException:
             target.unlink(missing_ok=True)  # half a file would keep the disk full for everybody
             raise
-        saved = FileSaved(file_id, safe_name(name), content_type)
-        request = current_request()
+        saved = FileSaved(place.file_id, safe_name(name), content_type)
+        request = place.request
         if request is not None:
             saved.request_id = request.request_id
             saved.lifecycle = request.headers.get("x-fal-object-lifecycle-preference")

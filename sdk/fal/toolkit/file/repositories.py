@@ -50,9 +50,8 @@ class PlatformRepository(FileRepository):
         place = around.reserve(file_name) if around else None
         if around is None or place is None:
             raise OSError("no URL is known yet: reserve() works in an app on the platform, once it is being called")
-        file_id, url = place
         return PendingFile(
-            url, content_type, file_name, lambda source: around.fill(file_id, source, file_name, content_type)
+            place.url, content_type, file_name, lambda source: around.fill(place, source, file_name, content_type)
         )
 
 
