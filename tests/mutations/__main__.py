@@ -23,7 +23,10 @@ from tests.support.platform import ROOT
 
 #: First what plays one thing out, in seconds; the model last, for what that leaves alive. The house rules stay out:
 #: they read the scripts' texts, and comparing texts proves nothing.
-DIRECTED = tuple(f"tests/store/test_{n}.py" for n in ("races", "requests", "connection", "apps_and_workers", "inbox"))
+DIRECTED = tuple(
+    f"tests/store/test_{n}.py"
+    for n in ("races", "fences", "requests", "lost_replies", "connection", "apps_and_workers", "inbox")
+)
 MODEL = "tests/store/test_model.py"
 _FAILED = re.compile(r"^(?:FAILED|ERROR) tests/store/test_(\S+?)(?: - (.*))?$", re.MULTILINE)
 #: A mutant that makes a test wait for ever is as dead as one that fails.

@@ -141,7 +141,13 @@ _CLAIM = (
     Guard("claim", "a worker told to stop gets nothing", "local why = unfit(seen)", "local why", vital=True),
     Guard("claim", "what it holds unheard comes first", "if #found > 0 then return found end", "", vital=True),
     Guard("claim", "an attempt that it knows is not given again", "and not known[id .. ' ' .. r.attempt]", ""),
-    Guard("include/claiming", "only what waits is given", "r[1] ~= 'IN_QUEUE' or r[2] ~= sid", "r[2] ~= sid"),
+    Guard(
+        "include/claiming",
+        "only what waits is given",
+        "r[1] ~= 'IN_QUEUE' or r[2] ~= sid",
+        "r[2] ~= sid",
+        equivalent="who does not wait has no entry under its sid: a claim empties it, an end deletes the entry",
+    ),
     Guard("include/claiming", "an old entry is not given", "r[1] ~= 'IN_QUEUE' or r[2] ~= sid", "r[1] ~= 'IN_QUEUE'"),
     Guard("include/claiming", "not after its deadline", "tonumber(deadline) <= now", "false", vital=True),
     Guard(
