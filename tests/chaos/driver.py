@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
@@ -51,6 +52,16 @@ def seed_of(environ: dict[str, str] | None = None) -> int:
     return int(given) if given else random.SystemRandom().randrange(1_000_000)
 
 
+class Trouble(Protocol):
+    """What is done to the platform meanwhile."""
+
+    async def one_round(self) -> None:
+        """Everything once, in random order."""
+
+    def end(self) -> None:
+        """Whatever happened: from here on everything works."""
+
+
 class FlakyReceiver(Receiver):
     """Refuses the first webhook of every fifth request, and takes what comes again."""
 
@@ -79,9 +90,10 @@ class Chaos:
     Args:
         platform: started with ARGUMENTS and ENVIRON.
         folder: for ledger and journal.
+        redis_url: where the watch finds Redis; None for the platform's own.
     """
 
-    def __init__(self, platform: PlatformUnderTest, folder: Path, seed: int) -> None:
+    def __init__(self, platform: PlatformUnderTest, folder: Path, seed: int, redis_url: str | None = None) -> None:
         self.platform = platform
         self.seed = seed
         self.draw = random.Random(seed)
@@ -90,16 +102,17 @@ class Chaos:
         self.paths = tuple(
             platform.deploy(APPS, name, auth="private").removeprefix(platform.url) for name in ("Alone", "Shared")
         )
-        redis_url = f"unix://{redis_server.socket_path(platform.data)}"
+        redis_url = redis_url or f"unix://{redis_server.socket_path(platform.data)}"
         self.watch = Watch(redis_url, platform.data, tuple(path.removeprefix("/") for path in self.paths))
         self.faults: dict[str, int] = {}
         self.rested_in = 0.0
         self._run_id = uuid.uuid4().hex
 
-    async def run(self, size: Size) -> Verdict:
+    async def run(self, size: Size, havoc: Trouble | None = None) -> Verdict:
         """Traffic and one round of faults, then rest; the verdict is over everything since the beginning."""
         assert self.platform.process is not None
-        havoc = Havoc(self.platform.process.pid, self.draw, self.ledger, size.round, size.pause_s, self.faults)
+        if havoc is None:
+            havoc = Havoc(self.platform.process.pid, self.draw, self.ledger, size.round, size.pause_s, self.faults)
         headers = {"authorization": f"Key {self.platform.key}"}
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=20)
         async with (
@@ -115,7 +128,7 @@ class Chaos:
             try:
                 await havoc.one_round()
             finally:
-                havoc.thaw_all()
+                havoc.end()
             self.ledger.noted("the last fault is over")
             left = await self._rest(calling, callers, size.rest_s)
             watching.cancel()

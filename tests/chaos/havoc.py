@@ -78,8 +78,8 @@ class Havoc:
             self._do(fault)
         await asyncio.gather(*self._thawing)
 
-    def thaw_all(self) -> None:
-        """Whatever happened: nobody stays frozen."""
+    def end(self) -> None:
+        """Nobody stays frozen."""
         for process in self._frozen.values():
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGCONT)

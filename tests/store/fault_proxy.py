@@ -1,4 +1,4 @@
-"""A small proxy between a store and its server that loses replies, drops connections or goes silent on demand."""
+"""A small proxy between a store and its server: it loses replies, drops connections, goes silent, dawdles, stutters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from pathlib import Path
 
 
 class FaultProxy:
-    """Forwards bytes until told otherwise."""
+    """Forwards bytes until told otherwise.
+
+    ``silent``: nothing arrives, and nobody hears of it (a blackhole). Bytes are held, never thrown away: TCP has no
+    holes, and what a healed network delivers late may be written after its sender has given up.
+    ``latency_s``: each way, for each piece that was read.
+    ``piece_bytes``: most bytes of one write.
+    ``bytes_per_s``: of each direction of each connection.
+    """
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -18,6 +25,9 @@ class FaultProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.lose_replies_to: bytes | None = None
         self.silent = False
+        self.latency_s = 0.0
+        self.piece_bytes = 0
+        self.bytes_per_s = 0
         self.lost = 0
         self.writes: list[bytes] = []
 
@@ -38,8 +48,7 @@ class FaultProxy:
                 if self.lose_replies_to is not None and self.lose_replies_to in data:
                     self.lose_replies_to = None
                     losing.set()
-                if not self.silent:
-                    writer.write(data)
+                await self._pass_on(data, writer)
         writer.close()
 
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event) -> None:
@@ -48,9 +57,27 @@ class FaultProxy:
                 if losing.is_set():
                     self.lost += 1
                     break
-                if not self.silent:
-                    writer.write(data)
+                await self._pass_on(data, writer)
         writer.close()
+
+    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        while self.silent:
+            await asyncio.sleep(0.01)
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
+        while data:
+            size = self.piece_bytes or self.bytes_per_s // 20 or len(data)
+            piece, data = data[:size], data[size:]
+            writer.write(piece)
+            await writer.drain()
+            if self.bytes_per_s:
+                await asyncio.sleep(len(piece) / self.bytes_per_s)
+
+    def heal(self) -> None:
+        """As a new proxy; what was lost stays so."""
+        self.lose_replies_to = None
+        self.silent = False
+        self.latency_s = self.piece_bytes = self.bytes_per_s = 0
 
     def drop_all(self) -> None:
         """Cuts every connection there is."""
