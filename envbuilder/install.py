@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _RUNTIME_DEPENDENCIES = """
     starlette pydantic-core annotated-types annotated-doc typing-extensions typing-inspection anyio idna
 """
 _FICLONE = 0x40049409
+_LONGEST_CAUSE = 400  # characters; a longer one is no line to read
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def failure(finished: Finished, tail: Sequence[str]) -> BuildError:
     if "No solution found" in text:
         explanation = "error: No solution found" + text.partition("No solution found")[2]
         return Unsatisfiable(
-            f"The requirements cannot be met: {_first_cause(explanation)} "
+            f"The requirements cannot be met: {_cause(explanation)} "
             f"Next: correct or loosen the lines named here.\n{explanation}",
             tail,
         )
@@ -210,10 +212,14 @@ def failure(finished: Finished, tail: Sequence[str]) -> BuildError:
     )
 
 
-def _first_cause(explanation: str) -> str:
-    """uv's first sentence, when it is short enough to stand in one line."""
-    sentence = " ".join(explanation.partition("cause:")[2].partition("\n\n")[0].split())
-    return sentence if 0 < len(sentence) <= 240 else "uv explains why."
+def _cause(explanation: str) -> str:
+    """uv's reasoning as one paragraph; of a long one its end, which names the requirement that does not fit."""
+    reasoning = explanation.partition("cause:")[2].partition("\n\n")[0]
+    steps = [" ".join(step.split()) for step in re.split(r"\n\s*(?=And because )", reasoning)]
+    for kept in (steps, [steps[0], "…", steps[-1]], ["…", steps[-1]]):
+        if steps[-1] and len(text := " ".join(kept)) <= _LONGEST_CAUSE:
+            return text
+    return "uv's own words say why."
 
 
 def installed_packages(venv: Path) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ def main() -> None:
     environ.pop("FAL_KEY", None)
     up = [BIN / "keepwarm", "up", "--port", str(arguments.port), "--owner", "seed", "--cpu-fallback"]
     platform = subprocess.Popen([str(part) for part in up], env=environ)
+    interrupted = False
     try:
         wait_healthy(url, platform)
         started = time.monotonic()
@@ -53,10 +54,13 @@ def main() -> None:
         print(f"picture: {picture}", flush=True)
         if arguments.stay:
             platform.wait()
+        else:
+            print(f"The platform stops now. To look at the picture: {sys.executable} {__file__} --stay", flush=True)
     except KeyboardInterrupt:
-        pass
+        interrupted = True  # and so is the platform, by the same terminal: a second signal would force it
     finally:
-        platform.terminate()
+        if not interrupted:
+            platform.terminate()
         platform.wait()
 
 

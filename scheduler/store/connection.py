@@ -300,7 +300,7 @@ class Link:
                 continue
             if not connection.alive:  # lost again before we got to see it
                 continue
-            self.connection, self._refused = connection, False
+            self.connection, self._refused, self._last_error = connection, False, ""
             self._arrived.set()
             for callback in self.on_connect:
                 callback()

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from fal._imports import syntax_lines
+from fal._imports import invalid_python
 from fal._problem import Problem
 
 _HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ def explain(error: BaseException, file: Path, requirements: Iterable[str] = ()) 
         requirements: pip lines that are known from elsewhere (pyproject.toml); those in the file are found there.
     """
     if isinstance(error, SyntaxError):
-        return Problem(f"{file.name} does not load: it is not valid Python.", detail=syntax_lines(error))
+        return invalid_python(file, error)
     frames = user_frames(error.__traceback__)
     if isinstance(error, SystemExit):
         return Problem(

@@ -109,9 +109,18 @@ def parse(path: Path) -> ast.Module:
             raise Problem(f"{path.name} is no Python file: it holds binary data.", next_step="check the path.")
         return ast.parse(source, filename=str(path))
     except SyntaxError as error:
-        raise Problem(f"{path.name} does not load: it is not valid Python.", detail=syntax_lines(error)) from error
+        raise invalid_python(path, error) from error
     except (OSError, ValueError) as error:
         raise Problem(f"{path} cannot be read as Python.", why=str(error)) from error
+
+
+def invalid_python(path: Path, error: SyntaxError) -> Problem:
+    """What the user is told about a file that this Python cannot parse."""
+    return Problem(
+        f"{path.name} does not load: it is not valid Python.",
+        detail=syntax_lines(error),
+        next_step=f"correct it; this is Python {sys.version_info.major}.{sys.version_info.minor}.",
+    )
 
 
 def syntax_lines(error: SyntaxError) -> list[str]:

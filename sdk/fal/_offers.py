@@ -68,7 +68,7 @@ def refusal(machine_types: Sequence[str], hosts: Iterable[HostOffer], num_gpus: 
     if not alive:
         return (
             f"No host offers {wanted}: no host is connected. Next: start one with `keepwarm up` "
-            "(on a machine that joins a platform: `python -m gpu_worker`)."
+            "(on a machine that joins a platform: `keepwarm service agent`)."
         )
     offers = _offered(alive)
     subject = "This host offers" if len(alive) == 1 else f"The {len(alive)} hosts offer"

@@ -98,7 +98,7 @@ class PlainRoute:
             return None  # FastAPI itself reports each call to it
         try:
             raw = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if raw is None:
             return None

@@ -260,7 +260,7 @@ def test_errors_of_the_users_own_code_show_the_users_own_frames(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("class App(:\n", ["not valid Python", "line 1", "SyntaxError"]),
+        ("class App(:\n", ["not valid Python", "line 1", "SyntaxError", "Next:  correct it; this is Python 3."]),
         ("import sys\nsys.exit(3)\n", ["ends the program", "__main__"]),
         ("from . import gone\n", ["does not load"]),
     ],

@@ -244,9 +244,11 @@ def test_deploy(control: ControlServer, fal: Fal, start: Callable[..., Process])
     assert [text for text in sorted(order, key=shown.find) if text in shown] == order
     again = fal("deploy", "app.py::Greeter").stdout
     assert "First deploy" not in again
-    assert "Scaling settings were kept" in again
+    assert "Scaling settings" not in again, "they are what the code says"
+    control.apps["tester/greeter"]["scaling"]["max_concurrency"] = 9
+    assert "Scaling settings were kept" in fal("deploy", "app.py::Greeter").stdout
     assert "kept" not in fal("deploy", "app.py::Greeter", "--reset-scale").stdout
-    assert control.deployments[2]["reset_scale"]
+    assert control.deployments[3]["reset_scale"]
 
 
 def test_deploy_json_leaves_stdout_to_the_answer(

@@ -231,6 +231,19 @@ def test_what_cannot_be_met_is_said_in_uvs_words(make_settings: MakeSettings) ->
     assert folders(settings.environments, "venv-") == []
 
 
+@pytest.mark.parametrize("steps", [1, 9])
+def test_the_requirement_that_does_not_fit_is_named_however_long_the_reasoning(steps: int) -> None:
+    """A proof of two sentences was too long: "uv explains why. Next: correct or loosen the lines named here." """
+    parts = (f"part-{n}==1.0 depends on part-{n + 1}>=2, we conclude more." for n in range(steps))
+    proof = "\n      And because ".join([*parts, "you require numpy<1.20, we can conclude that it cannot be."])
+    said = f"error: No solution found when resolving\n  cause: Because {proof}\n\n      hint: no"
+    first = failure(Finished(2, (said,)), ()).message.splitlines()[0]
+    assert "Because part-0==1.0 depends on part-1>=2" in first
+    assert "you require numpy<1.20" in first
+    assert len(first) < 500
+    assert "hint" not in first
+
+
 def test_a_package_that_does_not_build_is_shown_with_its_own_words(make_settings: MakeSettings, tmp_path: Path) -> None:
     write_source_package(tmp_path / "links", "kwbad", "raise RuntimeError('\\x1b[31mgcc is missing')")
     with pytest.raises(SourceBuildFailed, match=r"did not build from its source.*Next: ") as caught:

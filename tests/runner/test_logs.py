@@ -51,6 +51,11 @@ class Demo(fal.App):
         for number in range(500_000):
             print("line", number)
 
+    @fal.endpoint("/surrogate")
+    def surrogate(self):
+        print("prompt: \\ud800")
+        raise ValueError("cannot draw \\ud800")
+
     @fal.endpoint("/thread")
     def thread(self):
         t = threading.Thread(target=print, args=("from a thread of its own",))
@@ -104,6 +109,16 @@ def test_levels(runner: Runner) -> None:
         ("STDOUT", "two", "r1"),
         ("STDOUT", "lines", "r1"),
     ]
+
+
+def test_a_lone_surrogate_is_logged_as_a_question_mark(runner: Runner) -> None:
+    """JSON may hold one: an app that printed its prompt answered 500, and its log showed our traceback."""
+    seen = len(runner.heard)
+    assert runner.call(path="/surrogate").status == 500
+    runner.call(path="/thread")  # the traceback comes behind its answer
+    messages = [message for _, message, _ in _lines(runner, seen)]
+    assert messages[0] == "prompt: ?"
+    assert any("ValueError: cannot draw ?" in message for message in messages)
 
 
 def test_a_thread_of_the_apps_own_has_no_request(runner: Runner) -> None:

@@ -232,6 +232,21 @@ async def test_calls_give_up_when_the_server_stays_away(redis_url: str, short_pa
             await store.ping()
 
 
+async def test_an_outage_that_is_over_is_not_named_as_the_cause_of_the_next(redis_url: str, short_path: Path) -> None:
+    """A gateway that stopped said "LOADING" of a Redis that had loaded its data half an hour before."""
+    async with fault_proxy(redis_url, short_path) as (proxy, url):
+        store = await Store.connect(url, short_path)
+        (short_path / "p.sock").rename(short_path / "away.sock")
+        proxy.drop_all()
+        with pytest.raises(StoreUnavailable, match="No such file"):
+            await store._redis.command("PING", patience=0.1)
+        (short_path / "away.sock").rename(short_path / "p.sock")
+        await store.ping()
+        await store.close()
+        with pytest.raises(StoreUnavailable, match=r"p\.sock does not answer; try again"):
+            await store.ping()
+
+
 async def test_scripts_that_the_server_forgot_are_loaded_again(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         await s.redis("SCRIPT", "FLUSH")

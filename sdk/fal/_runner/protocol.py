@@ -257,7 +257,11 @@ _FIELDS: dict[type[Message], tuple[str, ...]] = {cls: tuple(f.name for f in fiel
 def encode(message: Message) -> bytes:
     """One whole frame, length included."""
     cls = type(message)
-    body: bytes = msgpack.packb({"t": cls.tag, **{name: getattr(message, name) for name in _FIELDS[cls]}})
+    content = {"t": cls.tag, **{name: getattr(message, name) for name in _FIELDS[cls]}}
+    try:
+        body: bytes = msgpack.packb(content)
+    except UnicodeEncodeError:  # a lone surrogate: JSON may hold one, and user code may print what a caller sent
+        body = msgpack.packb(content, unicode_errors="replace")
     if len(body) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a {cls.tag} frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body

@@ -5,6 +5,7 @@ Leaves reading the app to ``fal._loading`` and sending it to ``fal.cli.building`
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, get_args
 
 import click
@@ -88,7 +89,8 @@ def command(
         return
     screen.tick("Deployed successfully")
     _show(built, loaded, screen)
-    if known is not None and not (reset_scale or loaded.reset_scale):
+    kept = None if known is None or reset_scale or loaded.reset_scale else known.get("scaling")
+    if kept is not None and kept != asdict(loaded.spec.scaling):
         screen.note("Scaling settings were kept from the app as it was; --reset-scale takes them from the code.")
 
 
