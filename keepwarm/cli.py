@@ -374,6 +374,6 @@ def _with_store(folder: Path, use: Callable[[Store], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(work())
-    except StoreError as error:
+    except (StoreError, ValueError) as error:
         _fail(f"Redis at {url} cannot be used: {error}")
         raise AssertionError from error

@@ -6,6 +6,7 @@ it first.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -85,12 +86,41 @@ def _python() -> Finding:
 
 def _redis() -> Finding:
     if url := os.environ.get("KEEPWARM_REDIS_URL"):
-        return Finding("Redis", "ok", f"given by KEEPWARM_REDIS_URL ({url.split('@')[-1]})")
+        return _given_redis(url)
     try:
         binary = redis_server.find_binary()
     except redis_server.RedisMissing as error:
         return Finding("Redis", "missing", "no server to embed", str(error))
     return Finding("Redis", "ok", f"embedded, version {binary.version} from {binary.origin} ({binary.path})")
+
+
+def _given_redis(url: str) -> Finding:
+    from scheduler.store.errors import StoreError
+
+    given = f"given by KEEPWARM_REDIS_URL ({url.split('@')[-1]})"
+    try:
+        version = asyncio.run(_version(url))
+    except (StoreError, ValueError) as error:
+        fix = "start that server or correct the variable; without it the embedded server is used"
+        return Finding("Redis", "missing", f"{given}: {error}", fix)
+    if tuple(map(int, version.split(".")[:2])) < redis_server.MINIMUM_VERSION:
+        wanted = ".".join(map(str, redis_server.MINIMUM_VERSION))
+        fix = f"upgrade it to {wanted} or newer; without the variable the embedded server is used"
+        return Finding("Redis", "missing", f"{given} is version {version}", fix)
+    return Finding("Redis", "ok", f"{given}, version {version}")
+
+
+async def _version(url: str) -> str:
+    """What a server says it is; for Valkey, the Redis that it is compatible with."""
+    from scheduler.store.connection import Address, Redis
+
+    redis = Redis(Address(url))
+    try:
+        await redis.link.open(patience=1.0)
+        info = await redis.command("INFO", "server", patience=1.0)
+    finally:
+        await redis.link.close()
+    return str(info.decode().partition("redis_version:")[2].split()[0])
 
 
 def _uv() -> Finding:

@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +79,13 @@ class Platform:
         """Run until a signal (or, when ephemeral, until no ``fal run`` is left).
 
         Raises:
-            PlatformError: another platform holds the folder, the port is taken, Redis or a service does not start.
+            PlatformError: another platform holds the folder, it cannot be used, the port is taken, Redis or a service
+                does not start.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        self._make_folder()
         with redis_server.single_owner(self._options.data) as owner:
             if not owner:
                 raise PlatformError(self._already_running())
@@ -91,6 +94,17 @@ class Platform:
                 await self._leave.wait()
             finally:
                 await self._stop()
+
+    def _make_folder(self) -> None:
+        folder = self._options.data
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise PlatformError(
+                f"the data folder {folder} cannot be used: {error}; choose another with --data"
+            ) from error
 
     def _already_running(self) -> str:
         record = state.read_platform_file(self._options.data)
@@ -212,7 +226,7 @@ class Platform:
 
         try:
             store = await Store.connect(self._redis_url, self._options.data)
-        except StoreError as error:
+        except (StoreError, ValueError) as error:
             raise PlatformError(f"Redis at {self._redis_url} cannot be used: {error}") from error
         try:
             key = state.read_admin_key(self._options.data)

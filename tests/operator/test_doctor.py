@@ -1,0 +1,60 @@
+"""What ``keepwarm doctor`` and ``keepwarm up`` say when what the operator gave cannot be used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keepwarm import doctor, redis_server
+
+
+def redis_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> doctor.Finding:
+    monkeypatch.setenv("KEEPWARM_REDIS_URL", url)
+    report = doctor.examine(tmp_path, (), cpu_fallback=False, offer=None)
+    return next(finding for finding in report.findings if finding.subject == "Redis")
+
+
+def test_a_given_redis_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, redis_url: str) -> None:
+    """Doctor called any address fine, and `keepwarm up` then failed on it."""
+    found = redis_finding(monkeypatch, tmp_path, redis_url)
+    assert found.verdict == "ok"
+    assert ", version " in found.detail
+    monkeypatch.setattr(redis_server, "MINIMUM_VERSION", (99, 0))
+    old = redis_finding(monkeypatch, tmp_path, redis_url)
+    assert old.verdict == "missing"
+    assert "upgrade it to 99.0 or newer" in (old.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"), [("unix:///nowhere/redis.sock", "does not answer"), ("http://redis", "is no Redis address")]
+)
+def test_a_given_redis_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, says: str
+) -> None:
+    found = redis_finding(monkeypatch, tmp_path, url)
+    assert found.verdict == "missing"
+    assert says in found.detail
+    assert "correct the variable" in (found.fix or "")
+
+
+def keepwarm(environ: dict[str, str], *arguments: str) -> str:
+    """What a command that must fail says."""
+    command = [sys.executable, "-m", "keepwarm", *arguments]
+    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_a_wrong_address_or_folder_is_one_line(tmp_path: Path) -> None:
+    """Each was a traceback of thirty lines."""
+    wrong = {"KEEPWARM_REDIS_URL": "http://redis"}
+    for arguments in (("up", "--port", "0"), ("keys", "list")):
+        assert "is no Redis address; write redis://" in keepwarm(wrong, *arguments, "--data", str(tmp_path))
+    nowhere = keepwarm({}, "up", "--port", "0", "--data", "/proc/nowhere")
+    assert nowhere.startswith("keepwarm up: the data folder /proc/nowhere cannot be used: ")
+    assert nowhere.endswith("choose another with --data\n")
