@@ -93,6 +93,29 @@ _RETRY = (
     Guard("retry", "the lease goes", "leave_queue(request_id, r)\n", "\n", vital=True),
     Guard("retry", "a pause keeps the start deadline", "if r.start_deadline ~= '' then", "if false then"),
 )
+_LETTERS = (
+    Guard("retry", "a budget is a limit", "> tonumber(budget) then used_up = true end", "> 99 then used_up = true end"),
+    Guard("retry", "what is given up leaves a letter", "keep_letter(request_id, r,", "tostring(request_id, r,"),
+    Guard("include/lettering", "a direct call leaves none", "if r.mode == 'direct' then return end", ""),
+    Guard("include/lettering", "letters are bounded", "- 1000", "- 1000000"),
+    Guard(
+        "replay_letter",
+        "asked twice, it is one request",
+        "if l[5] == request_id or redis.call('EXISTS', request_prefix .. request_id) == 1 then",
+        "if false then",
+    ),
+    Guard("replay_letter", "a letter is replayed once", "if l[5] and again ~= '1' then", "if false then"),
+    Guard("replay_letter", "an app must exist", "if redis.call('EXISTS', alias) == 0 then", "if false then"),
+    Guard("replay_letter", "the queue is bounded", "if ahead >= tonumber(cap) then", "if false then"),
+    Guard("replay_webhook", "only what has ended has one", "(r[1] ~= 'COMPLETED' and r[1] ~= 'ERROR') or ", ""),
+    Guard("replay_webhook", "only what was wanted is sent", " or (r[2] or '') == ''", ""),
+    Guard(
+        "replay_webhook",
+        "one on its way stays so",
+        "if not redis.call('ZSCORE', outbox, request_id) then",
+        "if true then",
+    ),
+)
 _LEADER = (
     Guard("promote", "a former leader is refused", "if stale_leader(by_epoch)", "if false", vital=True),
     Guard(
@@ -308,5 +331,18 @@ _MEMORY = (
 )
 
 GUARDS: tuple[Guard, ...] = (
-    *(*_FINISH, *_HEARTBEAT, *_RETRY, *_LEADER, *_CANCEL, *_CLAIM, *_SUBMIT, *_ENDING, *_WORKERS, *_WEBHOOKS, *_MEMORY),
+    *(
+        *_FINISH,
+        *_HEARTBEAT,
+        *_RETRY,
+        *_LETTERS,
+        *_LEADER,
+        *_CANCEL,
+        *_CLAIM,
+        *_SUBMIT,
+        *_ENDING,
+        *_WORKERS,
+        *_WEBHOOKS,
+        *_MEMORY,
+    ),
 )

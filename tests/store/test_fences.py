@@ -32,6 +32,7 @@ async def finish(s: Scene, request_id: str, attempt: int, worker_id: str, claim_
         claim_more=claim_more,
         lease_ms=30_000,
         overdue=OVERDUE,
+        bytes=len(OK.body),
     )
     return reply
 

@@ -76,18 +76,18 @@ async def owed(s: Scene) -> None:
 
 
 async def given_up(s: Scene) -> None:
-    """A has used up its attempts, and is a dead letter; its webhook is owed."""
+    """A has ended, and so have the tries to deliver its webhook."""
+    await owed(s)
+    await s.store.outbox.give_up(delivery(), "gone")
+
+
+async def letter(s: Scene) -> None:
+    """A has used its one attempt up, and left a letter."""
     await s.place("w1")
     await s.store.workers.update(APP, "w1", ready=True)
-    await s.submit("a", webhook="http://there/hook", max_attempts=1)
+    await s.submit("a", max_attempts=1)
     await claim(s)
     assert await retry(s) == "failed"
-
-
-async def unheard(s: Scene) -> None:
-    """A has ended, and its webhook is given up."""
-    await owed(s)
-    await s.store.outbox.give_up(delivery(), "nobody there")
 
 
 async def parked(s: Scene) -> None:
@@ -130,10 +130,10 @@ async def finish(s: Scene, claim_more: int = 1) -> Any:
         result=pack_outcome(OK),
         error_type="",
         retention_ms=60_000,
-        bytes=0,
         claim_more=claim_more,
         lease_ms=30_000,
         overdue=OVERDUE,
+        bytes=len(OK.body),
     )
     if not claim_more:
         return kept, answer
@@ -171,8 +171,8 @@ CASES: dict[str, tuple[Step, Step]] = {
     "change_alias": (nothing, lambda s: s.store.apps.set_auth(APP, "private")),
     "change_revision": (nothing, lambda s: s.store.apps.set_revision_state(APP, "r1", RevisionState.FAILED)),
     "claim": (running, claim),
-    "drop_letter": (given_up, lambda s: s.store.letters.drop(APP, "a")),
-    "drop_webhook": (unheard, lambda s: s.store.outbox.drop(APP, "a")),
+    "drop_letter": (letter, lambda s: s.store.letters.drop(APP, "a")),
+    "drop_webhook": (given_up, lambda s: s.store.outbox.drop(APP, "a")),
     "expired_leases": (running, lambda s: s.requests.expired_leases(APP)),
     "expired_sessions": (session, lambda s: s.store.apps.expired_sessions()),
     "fail_queued": (queued, lambda s: s.requests.fail_queued(APP, "a", LOST)),
@@ -180,8 +180,8 @@ CASES: dict[str, tuple[Step, Step]] = {
     "finish": (running, finish),
     "heartbeat": (running, heartbeat),
     "lead": (nothing, lambda s: s.store.leader.lead("scheduler-1", 60_000)),
-    "list_dead_webhooks": (unheard, lambda s: s.store.outbox.dead(APP)),
-    "list_letters": (given_up, lambda s: s.store.letters.list(APP)),
+    "list_dead_webhooks": (given_up, lambda s: s.store.outbox.dead(APP)),
+    "list_letters": (letter, lambda s: s.store.letters.list(APP)),
     "observe": (running, lambda s: s.store.apps.observe(APP)),
     "overdue_starts": (queued, lambda s: s.requests.overdue_starts(APP)),
     "place": (nothing, placed),
@@ -193,11 +193,11 @@ CASES: dict[str, tuple[Step, Step]] = {
     ),
     "put_revision": (nothing, lambda s: s.store.apps.put_revision(revision("r2"))),
     "queue_size": (queued, lambda s: s.requests.queue_size(APP)),
-    "read_letter": (given_up, lambda s: s.store.letters.get(APP, "a")),
+    "read_letter": (letter, lambda s: s.store.letters.get(APP, "a")),
     "read_request": (queued, lambda s: s.requests.get(APP, "a")),
     "remove_worker": (running, lambda s: s.store.workers.remove(APP, "w1", "gone")),
-    "replay_letter": (given_up, lambda s: s.store.letters.replay(APP, "a", "a2")),
-    "replay_webhook": (unheard, lambda s: s.store.outbox.replay(APP, "a")),
+    "replay_letter": (letter, lambda s: s.store.letters.replay(APP, "a", "again")),
+    "replay_webhook": (given_up, lambda s: s.store.outbox.replay(APP, "a")),
     "report_host": (nothing, lambda s: s.store.hosts.report(HOST)),
     "request_stop": (running, lambda s: s.store.workers.request_stop(APP, "w1", "drain", "old")),
     "resign": (nothing, lambda s: s.store.leader.resign("scheduler-1")),
@@ -209,14 +209,14 @@ CASES: dict[str, tuple[Step, Step]] = {
     "touch_session": (nothing, lambda s: s.store.apps.touch_session("alice/run", 60)),
     "update_worker": (placed, lambda s: s.store.workers.update(APP, "w1", state=WorkerState.SETUP)),
     "webhook_later": (owed, lambda s: s.store.outbox.reschedule(delivery(), 60)),
-    "webhook_over": (owed, lambda s: s.store.outbox.give_up(delivery(), "nobody there")),
+    "webhook_over": (owed, lambda s: s.store.outbox.give_up(delivery(), "gone")),
     "webhooks_due": (running, lambda s: finish_and_look(s)),
 }
 #: Where it can be told that the reply was lost, and why that harms nobody.
 TOLERATED = {
     "append_log": "the line stands there twice: better than lost",
-    "drop_letter": "the second call finds no letter any more; a body on disk then goes with the next sweep",
-    "drop_webhook": "the second call finds no delivery any more; it is gone either way",
+    "drop_letter": "the second call finds none any more, and says so; it is gone either way",
+    "drop_webhook": "the second call finds none any more, and says so; it is gone either way",
     "fail_waiting": "the second call finds nothing left to end; the number is for a message",
     "promote": "the second call finds nothing left to promote; the number only asks for another look",
     "retire_app": "the second call finds no name any more, and says so; it is gone either way",
