@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from keepwarm import redis_server as embedded
 from scheduler.store import Store, keys
 from tests.support.loop import run
+from tests.support.waiting import await_until
 from tests.worker.stage import Stage, stage
 
 APP = """
 import threading
+from pathlib import Path
 
 import fal
 from fal.toolkit import KVStore, KVStoreException
@@ -55,6 +60,18 @@ class Probe(fal.App, max_multiplexing=8):
     def delete(self, input: Input) -> dict:
         self.kv.delete(input.key)
         self.kv.delete(input.key)
+        return {}
+
+    @fal.endpoint("/go-on")
+    def go_on(self) -> dict:
+        def work():
+            while True:
+                try:
+                    self.kv.set("k", "v")
+                except KVStoreException as error:
+                    Path("/data/failure.txt").write_text(str(error))
+                    return
+        threading.Thread(target=work, daemon=True).start()
         return {}
 
     @fal.endpoint("/crowd")
@@ -153,6 +170,35 @@ def test_many_threads_and_the_loop_ask_at_once(redis_url: str, tmp_path: Path) -
             assert json.loads(record.outcome.body) == {"right": 320, "wrong": 0}
 
     run(story())
+
+
+def test_a_store_that_is_away_is_an_exception_and_no_wait_for_ever(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="kwt-"))
+    process = embedded.start(folder, "everysec")
+    failure = tmp_path / "data" / "failure.txt"
+
+    async def story() -> None:
+        async with stage(f"unix://{embedded.socket_path(folder)}", tmp_path) as on:
+            app = await on.deploy(APP)
+            await on.start_ready(app)
+            await ask(on, app, "/go-on")
+            process.kill()
+            process.wait(20)
+
+            async def failed() -> bool:
+                return failure.exists() and failure.read_text() != ""
+
+            await await_until(failed, "the app has been told")
+
+    try:
+        run(story())
+    finally:
+        process.kill()
+        process.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert failure.read_text() == (
+        "cannot set 'k' in 'shared': the platform's store does not answer; try again in a moment"
+    )
 
 
 @pytest.mark.anyio
