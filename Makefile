@@ -1,4 +1,4 @@
-.PHONY: help install demo test check check-seed chaos soak bench
+.PHONY: help install demo test check check-seed chaos soak mutations bench
 
 help:        ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,6 +23,9 @@ chaos: install  ## kill -9 and SIGSTOP on a real platform, once
 
 soak: install  ## the same for half an hour (MINUTES=30), with memory, files and keys watched
 	.venv/bin/python -m tests.chaos.soak --minutes $(or $(MINUTES),30)
+
+mutations: install  ## take each guard of the Lua scripts out: a test has to fail
+	.venv/bin/python -m tests.mutations
 
 bench: install  ## the benchmark tables
 	.venv/bin/python benchmarks/run.py

@@ -86,7 +86,7 @@ def copy_tree() -> Path:
 def run_tests(tree: Path, *tests: str) -> str:
     """The first test that fails there, or ''."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "--timeout=60", *tests]
-    environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "1000"}
+    environ = {**os.environ, "COLUMNS": "1000"}
     try:
         done = subprocess.run(
             command, cwd=tree, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False
@@ -115,12 +115,16 @@ def fate_of(guard: Guard, tree: Path) -> Fate:
     return Fate(guard, killer, time.monotonic() - began)
 
 
-def check(guards: list[Guard], jobs: int) -> list[Fate]:
-    """The fates of all, in their order; each process at work has a copy of its own."""
+def check(guards: list[Guard], jobs: int, *, unharmed: bool = True) -> list[Fate]:
+    """The fates of all, in their order; each process at work has a copy of its own.
+
+    Args:
+        unharmed: first look whether the tests pass without any mutation: a test that always fails kills everything.
+    """
     trees: queue.Queue[Path] = queue.Queue()
     copies = [copy_tree() for _ in range(jobs)]
     try:
-        if red := run_tests(copies[0], *DIRECTED, *LAST):
+        if unharmed and (red := run_tests(copies[0], *DIRECTED, *LAST)):
             raise SystemExit(f"{red} fails without any mutation: mend that first")
         for tree in copies:
             trees.put(tree)
@@ -146,14 +150,12 @@ def main() -> int:
     """Check; 0 when no mutant survives that should not."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=__doc__)
     parser.add_argument("words", nargs="*", help="only guards whose script or promise holds one of these")
-    parser.add_argument("--vital", action="store_true", help="only those that matter most")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     chosen = [
         guard
         for guard in GUARDS
-        if (guard.vital or not arguments.vital)
-        and (not arguments.words or any(word in f"{guard.script} {guard.what}" for word in arguments.words))
+        if not arguments.words or any(word in f"{guard.script} {guard.what}" for word in arguments.words)
     ]
     fates = check(chosen, arguments.jobs)
     wrong = [fate for fate in fates if not fate.fine]

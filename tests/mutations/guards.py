@@ -22,7 +22,6 @@ class Guard:
         what: the promise that falls with it.
         text: the guard as it stands there, exactly once.
         without: what stands there in the mutant.
-        vital: checked in every test run, not only by ``make mutations``.
         equivalent: why no test can tell the difference.
     """
 
@@ -30,7 +29,6 @@ class Guard:
     what: str
     text: str
     without: str
-    vital: bool = False
     equivalent: str = ""
 
     @property
@@ -52,17 +50,17 @@ class Guard:
 
 
 _FINISH = (
-    Guard("finish", "a late attempt is refused", "r.attempt == attempt and ", "", vital=True),
+    Guard("finish", "a late attempt is refused", "r.attempt == attempt and ", ""),
     Guard("finish", "another worker is refused", " and r.worker == worker_id then", " then"),
-    Guard("finish", "what has ended stays", "if r.status == 'IN_PROGRESS' then", "if r.status ~= 'X' then", vital=True),
-    Guard("finish", "asked twice, it answers the same", "r.ended_by == 'finish'", "false", vital=True),
+    Guard("finish", "what has ended stays", "if r.status == 'IN_PROGRESS' then", "if r.status ~= 'X' then"),
+    Guard("finish", "asked twice, it answers the same", "r.ended_by == 'finish'", "false"),
     Guard("finish", "a worker told to stop claims nothing", "claim_more == '1' and not why", "claim_more == '1'"),
     Guard("finish", "it claims only when asked to", "if claim_more == '1' and not why", "if not why"),
     Guard("finish", "a removed worker's record stays as it is", "if why ~= 'gone' and", "if"),
 )
 _HEARTBEAT = (
-    Guard("heartbeat", "what has ended is not renewed", "r[1] == 'IN_PROGRESS' and ", "", vital=True),
-    Guard("heartbeat", "a late attempt is told to stop", "r[2] == attempt and ", "", vital=True),
+    Guard("heartbeat", "what has ended is not renewed", "r[1] == 'IN_PROGRESS' and ", ""),
+    Guard("heartbeat", "a late attempt is told to stop", "r[2] == attempt and ", ""),
     Guard("heartbeat", "another worker is told to stop", " and r[3] == worker_id", ""),
     Guard(
         "heartbeat",
@@ -73,24 +71,24 @@ _HEARTBEAT = (
     ),
 )
 _RETRY = (
-    Guard("retry", "a former leader is refused", "if stale_leader(by_epoch)", "if false", vital=True),
-    Guard("retry", "a late attempt is refused", "r.attempt ~= attempt or ", "", vital=True),
+    Guard("retry", "a former leader is refused", "if stale_leader(by_epoch)", "if false"),
+    Guard("retry", "a late attempt is refused", "r.attempt ~= attempt or ", ""),
     Guard("retry", "another worker is refused", " or r.worker ~= worker_id", ""),
-    Guard("retry", "asked twice, it counts once", "if r.status == 'IN_QUEUE' then", "if false then", vital=True),
-    Guard("retry", "what has ended stays", "if r.status ~= 'IN_PROGRESS' then", "if false then", vital=True),
+    Guard("retry", "asked twice, it counts once", "if r.status == 'IN_QUEUE' then", "if false then"),
+    Guard("retry", "what has ended stays", "if r.status ~= 'IN_PROGRESS' then", "if false then"),
     Guard("retry", "what ended otherwise is superseded", "r.ended_by == 'retry' and", "true and"),
-    Guard("retry", "a renewed lease is alive", "if lease and tonumber(lease) > now", "if false", vital=True),
+    Guard("retry", "a renewed lease is alive", "if lease and tonumber(lease) > now", "if false"),
     Guard("retry", "only the reaper looks at the lease", "if by_epoch ~= '' then", "if true then"),
-    Guard("retry", "crashes are counted", "redis.call('HINCRBY', key, 'crashes', 1)", "crashes", vital=True),
-    Guard("retry", "suspects run alone first", "tonumber(suspects) > 1 and r.solo ~= '1'", "false", vital=True),
-    Guard("retry", "a crash alone counts", "tonumber(suspects) > 1 and r.solo ~= '1'", "true", vital=True),
-    Guard("retry", "a suspect is marked", "redis.call('HSET', key, 'solo', '1')", "local _", vital=True),
+    Guard("retry", "crashes are counted", "redis.call('HINCRBY', key, 'crashes', 1)", "crashes"),
+    Guard("retry", "suspects run alone first", "tonumber(suspects) > 1 and r.solo ~= '1'", "false"),
+    Guard("retry", "a crash alone counts", "tonumber(suspects) > 1 and r.solo ~= '1'", "true"),
+    Guard("retry", "a suspect is marked", "redis.call('HSET', key, 'solo', '1')", "local _"),
     Guard("retry", "only crashes count", "if crashed == '1' then", "if true then"),
-    Guard("retry", "direct calls are not tried again", "r.mode == 'direct' or tonumber", "tonumber", vital=True),
-    Guard("retry", "attempts are limited", "tonumber(r.attempt) >= tonumber(r.max_attempts)", "false", vital=True),
-    Guard("retry", "crashes are limited", "used_up or crashes >= 3 then", "used_up then", vital=True),
+    Guard("retry", "direct calls are not tried again", "r.mode == 'direct' or tonumber", "tonumber"),
+    Guard("retry", "attempts are limited", "tonumber(r.attempt) >= tonumber(r.max_attempts)", "false"),
+    Guard("retry", "crashes are limited", "used_up or crashes >= 3 then", "used_up then"),
     Guard("retry", "the worker's slot is free again", "release_slot(worker_id)", ""),
-    Guard("retry", "the lease goes", "leave_queue(request_id, r)\n", "\n", vital=True),
+    Guard("retry", "the lease goes", "leave_queue(request_id, r)\n", "\n"),
     Guard("retry", "a pause keeps the start deadline", "if r.start_deadline ~= '' then", "if false then"),
 )
 _LETTERS = (
@@ -117,7 +115,7 @@ _LETTERS = (
     ),
 )
 _LEADER = (
-    Guard("promote", "a former leader is refused", "if stale_leader(by_epoch)", "if false", vital=True),
+    Guard("promote", "a former leader is refused", "if stale_leader(by_epoch)", "if false"),
     Guard(
         "promote",
         "only what waits is promoted",
@@ -125,21 +123,20 @@ _LEADER = (
         "true",
         equivalent="every other way out of the pause takes the entry out of `delayed` in its own script",
     ),
-    Guard("promote", "an entry is promoted once", "redis.call('ZREM', delayed, id)", "", vital=True),
+    Guard("promote", "an entry is promoted once", "redis.call('ZREM', delayed, id)", ""),
     Guard("promote", "not before its time", "'-inf', now", "'-inf', '+inf'"),
-    Guard("place", "a former leader is refused", "if stale_leader(by_epoch)", "if false", vital=True),
-    Guard("lead", "one leads", "if holder then return 0 end", "", vital=True),
+    Guard("place", "a former leader is refused", "if stale_leader(by_epoch)", "if false"),
+    Guard("lead", "one leads", "if holder then return 0 end", ""),
     Guard("lead", "a lead runs out", ", 'PX', ttl_ms)", ")"),
     Guard(
         "lead",
         "a new lead has a new epoch",
         "redis.call('INCR', leader_epoch)",
         "redis.call('SET', leader_epoch, 1) and 1",
-        vital=True,
     ),
     Guard("resign", "only the leader resigns", "redis.call('GET', leader) == scheduler_id", "true"),
-    Guard("include/leading", "an older epoch is stale", "tonumber(by_epoch) <", "-1 >", vital=True),
-    Guard("include/leading", "the epoch is remembered", "redis.call('SET', epoch, by_epoch, ", "tostring(", vital=True),
+    Guard("include/leading", "an older epoch is stale", "tonumber(by_epoch) <", "-1 >"),
+    Guard("include/leading", "the epoch is remembered", "redis.call('SET', epoch, by_epoch, ", "tostring("),
 )
 _CANCEL = (
     Guard(
@@ -147,22 +144,21 @@ _CANCEL = (
         "what has ended stays",
         "r.status ~= 'IN_QUEUE' and r.status ~= 'IN_PROGRESS' then",
         "false then",
-        vital=True,
     ),
-    Guard("cancel", "asked twice, it answers the same", "by[1] == token and by[2] or ", "", vital=True),
+    Guard("cancel", "asked twice, it answers the same", "by[1] == token and by[2] or ", ""),
     Guard("cancel", "only the same call answers the same", "by[1] == token and by[2]", "by[2]"),
     Guard("cancel", "the worker's slot is free again", "release_slot(r.worker)", "local _"),
     Guard(
         "cancel", "the worker is told", "redis.call('PUBLISH', channel_worker_prefix", "tostring(channel_worker_prefix"
     ),
-    Guard("fail_queued", "what runs may end", "if r.status ~= 'IN_QUEUE' then", "if false then", vital=True),
+    Guard("fail_queued", "what runs may end", "if r.status ~= 'IN_QUEUE' then", "if false then"),
     Guard("fail_queued", "asked twice, it answers the same", "r.ended_by == 'fail_queued' and 1 or 0", "0"),
     Guard("fail_waiting", "what runs may end", "r.status == 'IN_QUEUE' and ", ""),
     Guard("fail_waiting", "only the mode asked for", "(mode == '' or r.mode == mode)", "true"),
 )
 _CLAIM = (
-    Guard("claim", "a worker told to stop gets nothing", "local why = unfit(seen)", "local why", vital=True),
-    Guard("claim", "what it holds unheard comes first", "if #found > 0 then return found end", "", vital=True),
+    Guard("claim", "a worker told to stop gets nothing", "local why = unfit(seen)", "local why"),
+    Guard("claim", "what it holds unheard comes first", "if #found > 0 then return found end", ""),
     Guard("claim", "an attempt that it knows is not given again", "and not known[id .. ' ' .. r.attempt]", ""),
     Guard(
         "include/claiming",
@@ -172,15 +168,14 @@ _CLAIM = (
         equivalent="who does not wait has no entry under its sid: a claim empties it, an end deletes the entry",
     ),
     Guard("include/claiming", "an old entry is not given", "r[1] ~= 'IN_QUEUE' or r[2] ~= sid", "r[1] ~= 'IN_QUEUE'"),
-    Guard("include/claiming", "not after its deadline", "tonumber(deadline) <= now", "false", vital=True),
+    Guard("include/claiming", "not after its deadline", "tonumber(deadline) <= now", "false"),
     Guard(
         "include/claiming",
         "an entry is given once",
         "redis.call('XDEL', queue, sid)\n      if deadline",
         "if deadline",
-        vital=True,
     ),
-    Guard("include/claiming", "a claim has a lease", "redis.call('ZADD', leases, now + lease_ms, id)", "", vital=True),
+    Guard("include/claiming", "a claim has a lease", "redis.call('ZADD', leases, now + lease_ms, id)", ""),
     Guard("include/claiming", "a busy worker is not handed more", "redis.call('ZREM', parked, worker_id) --", "--"),
     Guard(
         "include/claiming",
@@ -188,13 +183,12 @@ _CLAIM = (
         "if redis.call('EXISTS', alias) == 0 then return nil",
         "if false then return nil",
     ),
-    Guard("include/claiming", "low priority is never starved", "if turn % 8 == 0 then", "if false then", vital=True),
+    Guard("include/claiming", "low priority is never starved", "if turn % 8 == 0 then", "if false then"),
     Guard(
         "include/claiming",
         "normal comes before low",
         "return take_from(queue_normal) or take_from(queue_low)",
         "return take_from(queue_low) or take_from(queue_normal)",
-        vital=True,
     ),
     Guard(
         "include/claiming",
@@ -211,10 +205,9 @@ _SUBMIT = (
         "one id, one request",
         "if redis.call('EXISTS', key) == 1 then return",
         "if false then return",
-        vital=True,
     ),
-    Guard("submit", "one idempotency key, one request", "if known then", "if false then", vital=True),
-    Guard("submit", "one idempotency key, one body", "if print ~= fingerprint", "if false", vital=True),
+    Guard("submit", "one idempotency key, one request", "if known then", "if false then"),
+    Guard("submit", "one idempotency key, one body", "if print ~= fingerprint", "if false"),
     Guard(
         "submit",
         "the key is remembered",
@@ -222,8 +215,8 @@ _SUBMIT = (
         "tostring(",
     ),
     Guard("submit", "an app must exist", "if not revision then return", "if false then return"),
-    Guard("submit", "the queue is bounded", "ahead >= tonumber(cap) or", "false or", vital=True),
-    Guard("submit", "the caller's own bound", "ahead >= tonumber(max_queue)", "false", vital=True),
+    Guard("submit", "the queue is bounded", "ahead >= tonumber(cap) or", "false or"),
+    Guard("submit", "the caller's own bound", "ahead >= tonumber(max_queue)", "false"),
     Guard(
         "submit",
         "a worker told to stop is handed nothing",
@@ -243,33 +236,29 @@ _SUBMIT = (
         "a hand-over that nobody hears is none",
         "channel_worker_prefix .. id, message) > 0",
         "channel_worker_prefix .. id, message) >= 0",
-        vital=True,
     ),
-    Guard("submit", "nobody is overtaken", "if ahead > 0 then return nil end", "", vital=True),
+    Guard("submit", "nobody is overtaken", "if ahead > 0 then return nil end", ""),
     Guard("submit", "a worker parked long ago is not believed", "or tonumber(last[2]) < now", ""),
     Guard("submit", "the current revision comes first", "if w[1] ~= revision then", "if false then"),
-    Guard("submit", "a hand-over has a lease", "redis.call('ZADD', leases, now + w[3], request_id)", "", vital=True),
+    Guard("submit", "a hand-over has a lease", "redis.call('ZADD', leases, now + w[3], request_id)", ""),
     Guard("submit", "a deadline is watched", "if deadline ~= '' then redis.call", "if false then redis.call"),
 )
 _ENDING = (
-    Guard("include/ending", "the lease goes", "redis.call('ZREM', leases, id)", "", vital=True),
+    Guard("include/ending", "the lease goes", "redis.call('ZREM', leases, id)", ""),
     Guard(
         "include/ending",
         "the entry goes",
         "redis.call('XDEL', r.priority == 'low' and queue_low or queue_normal, r.sid)",
         "local _",
-        vital=True,
     ),
-    Guard("include/ending", "the pause goes", "redis.call('ZREM', delayed, id)", "", vital=True),
+    Guard("include/ending", "the pause goes", "redis.call('ZREM', delayed, id)", ""),
     Guard("include/ending", "the deadline goes", "redis.call('ZREM', deadlines, id)", ""),
-    Guard(
-        "include/ending", "a cancelled request sends no webhook", " and status ~= 'CANCELLED' then", " then", vital=True
-    ),
-    Guard("include/ending", "a webhook is owed", "redis.call('ZADD', outbox, now, id)", "", vital=True),
-    Guard("include/ending", "what has ended expires", "redis.call('PEXPIRE', key, keep)", "", vital=True),
+    Guard("include/ending", "a cancelled request sends no webhook", " and status ~= 'CANCELLED' then", " then"),
+    Guard("include/ending", "a webhook is owed", "redis.call('ZADD', outbox, now, id)", ""),
+    Guard("include/ending", "what has ended expires", "redis.call('PEXPIRE', key, keep)", ""),
     Guard("include/ending", "the payload goes", "'call', '', 'body', '')", "'ended', '1')"),
     Guard("include/ending", "an earlier attempt's error goes", "or r.attempt ~= '1' then", "then"),
-    Guard("include/ending", "the waiting gateway is told", "if r.gateway ~= '' then", "if false then", vital=True),
+    Guard("include/ending", "the waiting gateway is told", "if r.gateway ~= '' then", "if false then"),
     Guard("include/ending", "its log expires with it", "if r.logged then", "if false then"),
 )
 _WORKERS = (
@@ -281,10 +270,9 @@ _WORKERS = (
         "a busy worker is not idle",
         "if how == 'idle' and #held_by(worker_id) > 0",
         "if false",
-        vital=True,
     ),
     Guard("request_stop", "a kill stays one", "if seen[2] == 'kill' then wanted", "if false then wanted"),
-    Guard("request_stop", "it is handed nothing more", "redis.call('ZREM', parked, worker_id)", "", vital=True),
+    Guard("request_stop", "it is handed nothing more", "redis.call('ZREM', parked, worker_id)", ""),
     Guard("update_worker", "a removed worker stays removed", " or before == 'TERMINATED'", ""),
     Guard("update_worker", "a draining worker is handed nothing", "if after == 'DRAINING' then", "if false then"),
     Guard("beat", "a removed worker is told", " or seen[1] == 'TERMINATED'", ""),
@@ -299,7 +287,6 @@ _WORKERS = (
         "a late attempt's output is refused",
         "r[1] ~= 'IN_PROGRESS' or r[2] ~= attempt or ",
         "r[1] ~= 'IN_PROGRESS' or ",
-        vital=True,
     ),
     Guard("append_output", "output after the end is refused", "r[1] ~= 'IN_PROGRESS' or ", ""),
     Guard("append_output", "another worker's output is refused", " or r[3] ~= worker_id", ""),
@@ -324,10 +311,10 @@ _WEBHOOKS = (
 )
 _MEMORY = (
     *(
-        Guard(verb, "running work ends when memory is full", "#!lua flags=allow-oom", "#!lua", vital=verb == "finish")
+        Guard(verb, "running work ends when memory is full", "#!lua flags=allow-oom", "#!lua")
         for verb in ("claim", "finish", "heartbeat", "retry", "promote", "cancel", "fail_queued", "lead")
     ),
-    Guard("submit", "new work is what is refused first", "#!lua\n", "#!lua flags=allow-oom\n", vital=True),
+    Guard("submit", "new work is what is refused first", "#!lua\n", "#!lua flags=allow-oom\n"),
 )
 
 GUARDS: tuple[Guard, ...] = (
@@ -346,3 +333,26 @@ GUARDS: tuple[Guard, ...] = (
         *_MEMORY,
     ),
 )
+
+#: The promises that matter most: these are checked in every test run, the rest by ``make mutations``.
+_VITAL = {
+    ("finish", "a late attempt is refused"),
+    ("finish", "what has ended stays"),
+    ("finish", "asked twice, it answers the same"),
+    ("heartbeat", "a late attempt is told to stop"),
+    ("retry", "a late attempt is refused"),
+    ("retry", "a former leader is refused"),
+    ("retry", "a renewed lease is alive"),
+    ("retry", "crashes are counted"),
+    ("retry", "suspects run alone first"),
+    ("promote", "a former leader is refused"),
+    ("cancel", "what has ended stays"),
+    ("submit", "one id, one request"),
+    ("submit", "one idempotency key, one request"),
+    ("submit", "a hand-over that nobody hears is none"),
+    ("include/claiming", "an old entry is not given"),
+    ("include/claiming", "not after its deadline"),
+    ("include/ending", "a cancelled request sends no webhook"),
+    ("finish", "running work ends when memory is full"),
+}
+VITAL = tuple(guard for guard in GUARDS if (guard.script, guard.what) in _VITAL)

@@ -1,4 +1,4 @@
-"""What survives when the server, its memory, its disk or the power goes (F16, F23-F25). Mounts need root."""
+"""What survives when the server, its memory, its disk or the power goes (F16, F23-F25, F44). Mounts need root."""
 
 from __future__ import annotations
 
@@ -169,6 +169,30 @@ async def test_a_damaged_file_is_refused_with_the_command_that_mends_it(short_pa
     with pytest.raises(redis_server.RedisDidNotStart, match="Bad file format reading the append only file") as caught:
         await asyncio.to_thread(redis_server.start, short_path, "always")
     assert "check-aof --fix" in str(caught.value)
+
+
+async def test_yesterdays_data_loses_what_came_after_it_and_mixes_nothing_up(short_path: Path) -> None:
+    """F44: somebody restored a copy. What was accepted later is gone, and nothing can change that; a worker from that
+    lost future comes back with the right attempt of a request that is somebody else's now, and is refused."""
+    async with served(short_path, "always") as (server, s):
+        await s.submit("old")
+        server.kill()
+        server.wait()
+        shutil.copytree(short_path / "redis", short_path / "yesterday")
+    async with served(short_path, "always") as (_, s):
+        of_the_future = await (await s.worker("w1")).next()
+        await s.submit("new")
+    shutil.rmtree(short_path / "redis")
+    (short_path / "yesterday").rename(short_path / "redis")
+    async with served(short_path, "always") as (_, s):
+        assert await s.requests.state(APP, "new") is None
+        again = await (await s.worker("w2")).next()
+        assert (again.request_id, again.attempt) == (of_the_future.request_id, of_the_future.attempt)
+        late = await s.worker("w1")
+        late._held[of_the_future.request_id] = of_the_future.attempt
+        assert not await late.finish(of_the_future, OK, claim_next=False)
+        assert await s.lose(of_the_future) == "superseded"
+        assert await s.requests.state(APP, "old") is RequestState.IN_PROGRESS
 
 
 def newest_append_only_file(folder: Path) -> Path:

@@ -121,6 +121,26 @@ def test_a_stopped_runner_is_noticed_and_killed(redis_url: str, tmp_path: Path) 
     run(story())
 
 
+def test_a_runner_that_holds_the_interpreter_for_ever_is_killed(redis_url: str, tmp_path: Path) -> None:
+    """F04: a regular expression that never ends holds the GIL: not even the thread that answers pings runs, and no
+    time-out inside the process could either."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path, ping_seconds=0.5) as on:
+            source = PROBE.replace("await asyncio.sleep(seconds)", "__import__('re').match('(a+)+$', 'a' * 40 + 'b')")
+            app = await on.deploy(source)
+            worker = await on.start_ready(app)
+            runner = on.runner_of(worker)
+
+            record = await on.call(app, "/slow", b'{"seconds": 0}', mode="direct")
+
+            assert record.error_type == "runner_connection_timeout"
+            await on.reaches(worker, WorkerState.TERMINATED)
+            assert has_ended(runner)
+
+    run(story())
+
+
 def test_a_blocked_event_loop_is_no_hang(redis_url: str, tmp_path: Path) -> None:
     """setup() or a handler may hold the loop for long; the runner still answers pings from another thread."""
 
