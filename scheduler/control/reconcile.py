@@ -81,7 +81,7 @@ class Reconciler:
             StaleLeader: another scheduler leads; nothing was placed.
             StoreUnavailable: Redis does not answer.
         """
-        record, seen, revision = await self._read(app)
+        record, seen, revision = await self._read(app, epoch)
         workers = tuple(w for w in seen.workers if w.state is not WorkerState.TERMINATED)
         freed = self._update_fleet(app, workers)
         if record is None or revision is None:
@@ -115,12 +115,12 @@ class Reconciler:
         for kept in (self._memories, self._revisions, self._fleet, self._blocked):
             kept.pop(app, None)
 
-    async def _read(self, app: str) -> tuple[AppRecord | None, AppSeen, RevisionRecord | None]:
+    async def _read(self, app: str, epoch: int) -> tuple[AppRecord | None, AppSeen, RevisionRecord | None]:
         """One round trip while the app keeps its revision, two after a deploy."""
         apps = self._store.apps
         known = self._revisions.get(app)
         record, seen, revision = await asyncio.gather(
-            apps.get(app), apps.observe(app), apps.revision(app, known) if known is not None else _nothing()
+            apps.get(app), apps.observe(app, epoch), apps.revision(app, known) if known is not None else _nothing()
         )
         if record is None or record.revision is None:
             return record, seen, None

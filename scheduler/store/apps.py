@@ -177,9 +177,15 @@ class Apps:
         await self._redis.command("ZREM", keys.sessions(), app)
         return bool(existed)
 
-    async def observe(self, app: str) -> AppSeen:
-        """One atomic look at the app's demand and workers; later changes wake the scheduler again."""
-        reply = await SCRIPTS["observe"](self._redis, app)
+    async def observe(self, app: str, epoch: int | None = None) -> AppSeen:
+        """One atomic look at the app's demand and workers; later changes wake the scheduler again.
+
+        With a leader's ``epoch`` it also refuses, from now on, what an earlier leader says about the app.
+
+        Raises:
+            StaleLeader: a later leader has looked. StoreUnavailable.
+        """
+        reply = await SCRIPTS["observe"](self._redis, app, by_epoch="" if epoch is None else epoch)
         now, queued, delayed, in_progress, oldest, due = reply[:6]
         workers = tuple(worker_record(app, fields_of(fields)) for fields in reply[6:])
         return AppSeen(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.store import StaleLeader, keys
-from scheduler.store.records import Outcome, RequestState
+from scheduler.store.records import Outcome, RequestState, WorkerRecord, WorkerState
 from tests.store.scene import APP, LOST, OK, scene
 from tests.support.waiting import await_until
 
@@ -328,3 +328,31 @@ async def test_a_removed_worker_loses_its_requests_at_once(redis_url: str, tmp_p
         assert await s.requests.expired_leases(APP) == [(claim.request_id, 1, "w1")]
         assert await s.lose(claim, epoch=s.epoch, fallback=LOST) == "requeued"
         assert await s.redis("ZCARD", keys.leases(APP)) == 0
+
+
+async def test_a_former_leader_places_nothing_after_the_next_one_has_looked(redis_url: str, tmp_path: Path) -> None:
+    """The new leader saw no worker and placed two; the former one, a moment late, placed a third that neither had
+    counted: one more than max_concurrency."""
+    async with scene(redis_url, tmp_path) as s:
+        former = s.epoch
+        await s.store.leader.resign("scheduler-1")
+        await s.redis("DEL", keys.leader())
+        epoch = await s.store.leader.lead("scheduler-2", 60_000)
+        assert epoch is not None
+        await s.store.apps.observe(APP, epoch)
+        record = WorkerRecord(APP, "late", "r1", "box", WorkerState.PENDING, "S", (), 0)
+        with pytest.raises(StaleLeader):
+            await s.store.workers.place(record, former)
+        with pytest.raises(StaleLeader):
+            await s.store.apps.observe(APP, former)
+
+
+async def test_an_entry_of_an_earlier_attempt_is_not_given(redis_url: str, tmp_path: Path) -> None:
+    """A request that pauses before its next attempt has no entry; one that was left behind must not cut the pause."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        await s.submit("r")
+        assert await s.lose(await inbox.next(), delay_ms=60_000) == "requeued"
+        await s.redis("XADD", keys.queue_normal(APP), "*", "id", "r")
+        await s.submit("other")
+        assert (await inbox.next()).request_id == "other"

@@ -1,8 +1,11 @@
 #!lua flags=allow-oom
 -- KEYS queue_normal queue_low leases delayed workers worker_prefix woken
--- RETURNS: {now, queued, delayed, in progress, oldest entry's ms or -1, next delayed due or -1, {worker fields}, ...}
--- INCLUDE clock
--- One look at demand and supply; the next change wakes the scheduler again.
+-- ARGV by_epoch
+-- RETURNS: {now, queued, delayed, in progress, oldest entry's ms or -1, next delayed due or -1, {worker fields}, ...}; error STALE
+-- INCLUDE clock leading
+-- One look at demand and supply; the next change wakes the scheduler again. A leader's look already refuses what an
+-- earlier leader still says: it could place a worker that this look has not seen.
+if stale_leader(by_epoch) then return redis.error_reply(STALE) end
 redis.call('DEL', woken)
 local function oldest(queue)
   local entry = redis.call('XRANGE', queue, '-', '+', 'COUNT', 1)[1]
