@@ -6,6 +6,7 @@ Works on copies of the tree, one for each process at work; nothing here is touch
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import queue
 import re
@@ -17,6 +18,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from tests.mutations.guards import GUARDS, LUA, Guard
 from tests.support.platform import ROOT
@@ -86,20 +89,29 @@ def copy_tree() -> Path:
 def run_tests(tree: Path, *tests: str) -> str:
     """The first test that fails there, or ''."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "--timeout=60", *tests]
-    environ = {**os.environ, "COLUMNS": "1000"}
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    # To a file: a server that a broken test leaves behind would hold a pipe open, and its reader, for ever.
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, cwd=tree, env={**os.environ, "COLUMNS": "1000"}, stdout=output, stderr=subprocess.STDOUT
         )
-    except subprocess.TimeoutExpired:
-        return f"no end within {LIMIT_S} s"
-    if done.returncode == 0:
+        try:
+            code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            tree_of = psutil.Process(process.pid)
+            for left in (tree_of, *tree_of.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    left.kill()
+            process.wait()
+            return f"no end within {LIMIT_S} s"
+        output.seek(0)
+        said = output.read()
+    if code == 0:
         return ""
-    if "compiling script" in done.stdout:
-        raise SystemExit(f"the mutant is no Lua, which proves nothing:\n{done.stdout[-2000:]}")
-    failed = _FAILED.search(done.stdout)
+    if "compiling script" in said:
+        raise SystemExit(f"the mutant is no Lua, which proves nothing:\n{said[-2000:]}")
+    failed = _FAILED.search(said)
     if failed is None:
-        return (done.stdout + done.stderr).strip().splitlines()[-1]
+        return said.strip().splitlines()[-1]
     return failed[1].replace(".py::", "::") + (" (the script breaks)" if "user_script" in (failed[2] or "") else "")
 
 

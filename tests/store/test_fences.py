@@ -230,3 +230,21 @@ async def test_a_worker_that_parked_long_ago_is_handed_nothing(redis_url: str, t
         await s.redis("ZADD", keys.parked(APP), "XX", 1, "w1")
         await s.submit("a")
         assert await s.requests.state(APP, "a") is RequestState.IN_QUEUE
+
+
+async def test_a_webhook_is_sent_afresh_only_where_there_is_something_to_send(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        wanted = await s.claimed(inbox, webhook="http://there/hook")
+        unwanted = await s.claimed(inbox)
+        assert not await s.store.outbox.replay(APP, wanted.request_id), "it has not ended"
+        for claim in (wanted, unwanted):
+            assert await inbox.finish(claim, OK, claim_next=False)
+        assert not await s.store.outbox.replay(APP, unwanted.request_id)
+        assert not await s.store.outbox.replay(APP, "unknown")
+        (owed,) = await s.store.outbox.due(APP)
+        await s.store.outbox.reschedule(owed, 60)
+        before = await s.redis("ZRANGE", keys.outbox(APP), 0, -1, "WITHSCORES")
+        assert await s.store.outbox.replay(APP, wanted.request_id)
+        assert await s.redis("ZRANGE", keys.outbox(APP), 0, -1, "WITHSCORES") == before, "one on its way stays so"
+        assert (await s.fields(wanted.request_id))["webhook_tries"] == "1"
