@@ -35,6 +35,8 @@ from scheduler.store.records import Claimed, Outcome
 
 #: Most that a queued request's streamed answer may gather, in bytes.
 MOST_GATHERED = 64 * 1024 * 1024
+#: Seconds after which a cancelled request whose code does not react counts as left over: its slot is of no use.
+LEFTOVER_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Serving:
 
     Args:
         stop: called with how and why when the runner must go: ``("kill", ...)`` ends it at once.
+        leftover_changed: called when a cancelled request's code turns out to run on, and when it has ended.
     """
 
     def __init__(
@@ -106,12 +109,14 @@ class Serving:
         talk: RunnerTalk,
         limits: Limits,
         stop: Callable[[StopRunner, str], None],
+        leftover_changed: Callable[[], None],
     ) -> None:
         self._store = store
         self._inbox = inbox
         self._talk = talk
         self._limits = limits
         self._stop = stop
+        self._leftover_changed = leftover_changed
         self._flights: dict[tuple[str, int], Flight] = {}
         self._ending: Ending | None = None
         self._suspects = 0
@@ -176,6 +181,8 @@ class Serving:
             how = await flight.done
         finally:
             del self._flights[key]
+            if flight.cancelled:
+                self._leftover_changed()
         if flight.forwarding is not None:
             await flight.forwarding
         if self._talk.files.busy:
@@ -344,9 +351,16 @@ class Serving:
     def _cancel(self, flight: Flight) -> None:
         """Ask the app to stop; where it wishes so, its runner ends when it has not done it in time."""
         self._talk.send(Cancel(flight.claim.request_id))
-        if self._limits.cancel_grace is not None and not flight.cancelled:
-            flight.cancelled = True
+        if flight.cancelled:
+            return
+        flight.cancelled = True
+        self._loop.call_later(LEFTOVER_SECONDS, self._runs_on, flight)
+        if self._limits.cancel_grace is not None:
             self._loop.call_later(self._limits.cancel_grace, self._not_stopped, flight)
+
+    def _runs_on(self, flight: Flight) -> None:
+        if not flight.done.done():
+            self._leftover_changed()
 
     def _not_stopped(self, flight: Flight) -> None:
         if flight.done.done() or self._ending is not None:

@@ -59,6 +59,7 @@ class Worker:
         if warning is not None:
             self._talk.logs.add("WARN", warning)
         self._news = asyncio.Event()  # a stop was asked for, the runner is ready or has ended
+        self._beat_early = asyncio.Event()
         self._how: Stop | None = None
         self._why = ""
         self._ordered = False
@@ -111,7 +112,7 @@ class Worker:
         try:
             if await self._start(store):
                 self._serving = self._talk.serving = Serving(
-                    store, inbox, self._talk, self._limits(), self._runner_must_go
+                    store, inbox, self._talk, self._limits(), self._runner_must_go, self._beat_early.set
                 )
                 if self._gone is not None:
                     self._serving.runner_ended(self._gone)
@@ -227,7 +228,9 @@ class Worker:
 
     async def _beat(self, store: Store) -> None:
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._beat_early.wait(), BEAT_SECONDS)
+            self._beat_early.clear()
             with contextlib.suppress(StoreUnavailable):
                 in_flight = self._serving.in_flight if self._serving is not None else 0
                 self._stop_ordered(await store.workers.beat(self._a.app, self._a.worker_id, in_flight) or "")

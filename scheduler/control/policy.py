@@ -95,6 +95,7 @@ class _Supply:
     old_ready: tuple[WorkerRecord, ...]
     current_total: int
     leaving_in_flight: int
+    leftover: int
     known: frozenset[str]
 
     @property
@@ -148,6 +149,7 @@ def _sort(seen: AppSeen, revision: str) -> _Supply:
         old_ready=tuple(w for w in old if w.state in _READY),
         current_total=sum(1 for w in alive if w.revision == revision),
         leaving_in_flight=sum(w.in_flight for w in leaving),
+        leftover=sum(w.leftover for w in current),
         known=frozenset(w.worker_id for w in alive),
     )
 
@@ -167,14 +169,17 @@ def _remember_losses(policy: Policy, supply: _Supply, memory: Memory, now_ms: in
 def _targets(
     scaling: ScalingSpec, multiplexing: int, seen: AppSeen, supply: _Supply, now_ms: int
 ) -> tuple[int, int, int | None]:
-    """Workers wanted by all demand, by the demand that has waited scaling_delay, and when that wait ends."""
+    """Workers wanted by all demand, by the demand that has waited scaling_delay, and when that wait ends.
+
+    Slots in which code of ended requests still runs are no help to those who wait, but no reason to stay either.
+    """
     running = max(0, seen.in_progress - supply.leaving_in_flight)
     target = _wanted(scaling, multiplexing, seen.queued + running)
     if seen.queued == 0 or seen.oldest_queued_at_ms is None:
         return target, target, None
     delay_ends = seen.oldest_queued_at_ms + round(scaling.scaling_delay * 1000)
     if now_ms >= delay_ends:
-        return target, target, None
+        return target, _wanted(scaling, multiplexing, seen.queued + running + supply.leftover), None
     return target, _wanted(scaling, multiplexing, running), delay_ends
 
 

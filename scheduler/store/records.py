@@ -267,6 +267,7 @@ class WorkerRecord:
     """A worker. ``stages`` maps a start stage to seconds. ``beat_at_ms`` is its last sign of life.
 
     ``idle_since_ms``: when its last request ended or it became ready; None while it has work or is not ready.
+    ``leftover``: slots still taken by code whose request has ended without it (cancelled, lease lost).
     """
 
     app: str
@@ -283,6 +284,7 @@ class WorkerRecord:
     idle_since_ms: int | None = None
     beat_at_ms: int | None = None
     in_flight: int = 0
+    leftover: int = 0
     served: int = 0
     stop_requested: str | None = None
     reason: str | None = None

@@ -96,12 +96,12 @@ class Workers:
         """A sign of life.
 
         Args:
-            in_flight: what the worker believes to run; kept for the log of a disagreement, the leases are what counts.
+            in_flight: attempts at the runner; those that it holds no lease for are left over from ended requests.
 
         Returns:
             ``"drain"`` or ``"kill"`` when that was asked for, ``"gone"`` when the record vanished, else None.
         """
-        reply = await SCRIPTS["beat"](self._redis, app, worker_id=worker_id)
+        reply = await SCRIPTS["beat"](self._redis, app, worker_id=worker_id, in_flight=in_flight)
         return reply.decode() or None
 
     async def request_stop(self, app: str, worker_id: str, how: Stop, reason: str) -> bool:
@@ -163,6 +163,7 @@ def worker_record(app: str, fields: dict[str, str]) -> WorkerRecord:
         idle_since_ms=number("idle_since"),
         beat_at_ms=number("beat_at"),
         in_flight=number("in_flight") or 0,
+        leftover=number("leftover") or 0,
         served=number("served") or 0,
         stop_requested=fields.get("stop_requested") or None,
         reason=fields.get("reason") or None,

@@ -70,6 +70,7 @@ def workers(draw: st.DrawFn) -> tuple[WorkerRecord, ...]:
                 revision=draw(st.sampled_from(["r1", "r2"])),
                 ready_at_ms=ready_at if ready else None,
                 idle_since_ms=draw(st.integers(ready_at, NOW)) if state is WorkerState.IDLE else None,
+                leftover=draw(st.sampled_from([0, 0, 0, 1])) if ready else 0,
                 stop_requested=draw(st.sampled_from([None, None, None, "drain", "kill"])),
             )
         )
@@ -342,6 +343,15 @@ def test_lowering_the_maximum_lets_busy_workers_finish() -> None:
     decision = one(ScalingSpec(max_concurrency=1), look)
     assert [(s.worker_id, s.how) for s in decision.stops] == [("b", "kill"), ("c", "drain")]
     assert one(ScalingSpec(max_concurrency=0), look).desired == 0
+
+
+def test_who_waits_gets_a_worker_beside_one_that_is_stuck_in_an_ended_request() -> None:
+    stuck = worker("a", WorkerState.IDLE, leftover=1, idle_since_ms=NOW - 9000, ready_at_ms=NOW - 20_000)
+    assert one(ScalingSpec(max_concurrency=3), seen(stuck, queued=1)).start == 1
+    assert one(ScalingSpec(max_concurrency=1), seen(stuck, queued=1)).start == 0
+    assert one(ScalingSpec(max_concurrency=3), seen(stuck, queued=1), max_multiplexing=2).start == 0
+    alone = one(ScalingSpec(keep_alive=9, max_concurrency=3), seen(stuck))
+    assert (alone.start, [stop.how for stop in alone.stops]) == (0, ["idle"])
 
 
 def test_requests_on_leaving_workers_ask_for_no_new_ones() -> None:

@@ -56,6 +56,12 @@ class Probe(fal.App):
         print("blocking")
         time.sleep(60)
 
+    @fal.endpoint("/nap")
+    def nap(self) -> dict:
+        print("napping")
+        time.sleep(3)
+        return {}
+
     @fal.endpoint("/die-once")
     async def die_once(self, request: Request) -> dict:
         flag = (await request.json())["flag"]

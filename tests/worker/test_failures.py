@@ -205,6 +205,35 @@ def test_a_cancelled_request_that_will_not_stop_costs_its_runner_where_the_app_w
     run(story())
 
 
+def test_a_slot_in_which_a_cancelled_request_runs_on_is_known_until_it_ends(redis_url: str, tmp_path: Path) -> None:
+    """A caller hung up; the next one waited a quarter of a minute for that code to end, beside room for more workers:
+    the worker counted as idle."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            worker = await on.start_ready(app)
+            stuck = await on.submit(app, "/nap")
+            await on.logged(app, "napping")
+
+            assert await on.store.requests.cancel(app, stuck) == "cancelled_running"
+
+            async def leftover() -> int:
+                return (await on.worker(worker)).leftover
+
+            async def taken() -> bool:
+                return await leftover() == 1
+
+            async def free() -> bool:
+                return await leftover() == 0
+
+            await await_until(taken, "the slot counts as taken")
+            await await_until(free, "the slot is free again")
+            assert (await on.worker(worker)).state is WorkerState.IDLE
+
+    run(story())
+
+
 async def _runs(on: Stage, app: str, request_id: str) -> bool:
     return await on.store.requests.state(app, request_id) is RequestState.IN_PROGRESS
 
