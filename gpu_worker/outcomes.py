@@ -13,8 +13,8 @@ from typing import Literal
 
 from scheduler.store.outcomes import infrastructure_error
 from scheduler.store.records import Outcome
+from scheduler.store.retry_rules import RetryRules
 
-Condition = Literal["timeout", "server_error", "connection_error"]
 StopRunner = Literal["no", "drain", "kill"]
 
 #: Read and removed here: instructions for the platform, not for the caller.
@@ -23,27 +23,6 @@ _STOP_RUNNER = b"x-fal-stop-runner"
 _NEEDS_RETRY = b"x-fal-needs-retry"
 _TRUE = (b"1", b"true", b"yes")
 _RETRIED_STATUSES = (503, 504)
-
-
-@dataclass(frozen=True, slots=True)
-class RetryRules:
-    """An app's own wishes: conditions never retried, and how many retries others get at most."""
-
-    skipped: frozenset[str] = frozenset()
-    budgets: Mapping[str, int] | None = None
-
-    def budget(self, condition: Condition, call: Mapping[str, int] | None = None) -> int | None:
-        """How many retries a request may have for ``condition``; None when only the attempts in all are counted.
-
-        The caller's own ``X-Fal-Retry-Config`` (``call``) comes before the app's. A time-out is only retried on
-        request: the same input takes the same time.
-        """
-        if call is not None and condition in call:
-            return call[condition]
-        if condition in self.skipped:
-            return 0
-        budget = (self.budgets or {}).get(condition)
-        return 0 if budget is None and condition == "timeout" else budget
 
 
 @dataclass(frozen=True, slots=True)

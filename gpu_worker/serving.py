@@ -26,12 +26,13 @@ from fal._runner.protocol import (
 
 from gpu_worker import outcomes
 from gpu_worker.log_lines import LAST_LINES
-from gpu_worker.outcomes import RetryRules, StopRunner
+from gpu_worker.outcomes import StopRunner
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.streams import AnswerStream, StreamBroken
 from scheduler.store import Inbox, InboxClosed, Store, StoreFull, StoreUnavailable
 from scheduler.store.outcomes import infrastructure_error
 from scheduler.store.records import Claimed, Outcome
+from scheduler.store.retry_rules import Condition, RetryRules
 
 #: Most that a queued request's streamed answer may gather, in bytes.
 MOST_GATHERED = 64 * 1024 * 1024
@@ -54,13 +55,13 @@ class Ending:
     """The runner ended, or must, before it answered.
 
     ``blames`` is True when whatever was in flight may be the cause. ``last_word`` is what the caller gets if there is
-    no other attempt; ``condition`` which of the app's retry wishes applies (None: a retry that is nobody's fault);
+    no other attempt; ``condition`` which of the retry wishes applies (None: a retry that is nobody's fault);
     ``final``: another attempt would end the same way.
     """
 
     why: str
     last_word: Outcome
-    condition: outcomes.Condition | None = None
+    condition: Condition | None = None
     blames: bool = False
     final: bool = False
 
@@ -283,7 +284,7 @@ class Serving:
         claim: Claimed,
         why: str,
         last_word: Outcome,
-        condition: outcomes.Condition | None,
+        condition: Condition | None,
         budget: int | None,
         *,
         suspects: int = 0,

@@ -19,13 +19,13 @@ from fal._runner.protocol import Ready, Start, StartFailed
 
 from gpu_worker import outcomes, process_tree
 from gpu_worker.assignment import Assignment
-from gpu_worker.outcomes import RetryRules
 from gpu_worker.runner_process import RunnerProcess
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.serving import Ending, Limits, Serving
 from scheduler.store import Inbox, Store
 from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.records import WorkerState
+from scheduler.store.retry_rules import RetryRules
 
 #: Exit status when the store could not be reached or could not be told how the worker ended.
 EXIT_STORE_AWAY = 5
@@ -273,7 +273,7 @@ class Worker:
             by_us = self._how is not None
             reason = self._why if by_us else why
             last_word = outcomes.runner_disconnected(reason)
-            self._gone = Ending(reason, last_word, None if by_us else "connection_error", blames=not by_us)
+            self._gone = Ending(reason, last_word, None if by_us else "server_error", blames=not by_us)
         if self._serving is not None:
             self._serving.runner_ended(self._gone)
         self.stop("kill", why)

@@ -14,6 +14,7 @@ from scheduler.control import outcomes
 from scheduler.store import Store
 from scheduler.store.outcomes import overdue
 from scheduler.store.records import AppSeen, RevisionRecord, WorkerState
+from scheduler.store.retry_rules import RetryRules
 
 #: A worker without a sign of life for so long is gone; also one whose start was ordered and never begun.
 WORKER_SILENT_MS = 20_000
@@ -66,7 +67,8 @@ class Reaper:
             if seen.workers:
                 changed |= await self._remove_silent(seen.app)
             if seen.in_progress:
-                changed |= await self._return_lost(seen.app, epoch)
+                rules = RetryRules.of(revision.spec) if revision is not None else RetryRules()
+                changed |= await self._return_lost(seen.app, epoch, rules)
         return changed
 
     def _silence_counts(self, now_ms: int) -> bool:
@@ -81,10 +83,11 @@ class Reaper:
         ended = [await self._store.requests.fail_queued(app, request_id, overdue()) for request_id in waiting]
         return any(ended)
 
-    async def _return_lost(self, app: str, epoch: int) -> bool:
+    async def _return_lost(self, app: str, epoch: int, rules: RetryRules) -> bool:
         expired = await self._store.requests.expired_leases(app)
         changed = False
         for request_id, attempt, worker_id in expired:
+            wishes = await self._store.requests.retry_wishes(app, request_id)
             outcome = await self._store.requests.retry(
                 app,
                 request_id,
@@ -95,6 +98,8 @@ class Reaper:
                 delay_ms=round(LOST_ATTEMPT_DELAY_MS * random.uniform(0.5, 1.5)),
                 fallback=outcomes.worker_lost(worker_id),
                 epoch=epoch,
+                condition="connection_error",
+                budget=rules.budget("connection_error", wishes),
             )
             log.warning("lease ran out", app=app, request=request_id, attempt=attempt, worker=worker_id, then=outcome)
             changed |= outcome in ("requeued", "failed")

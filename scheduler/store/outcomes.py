@@ -77,6 +77,12 @@ def body_ref_of(call: bytes) -> str | None:
     return ref
 
 
+def retries_of(call: bytes) -> dict[str, int] | None:
+    """The caller's own wishes about retries in a packed call."""
+    retries: dict[str, int] | None = msgpack.unpackb(call)[6]
+    return retries
+
+
 def call_for(call: bytes, request_id: str, body_ref: str | None) -> bytes:
     """A packed call as that of another request: its id in the header that the app sees, its own body."""
     method, path, query, headers, base_url, _, retries = msgpack.unpackb(call)

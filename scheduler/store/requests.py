@@ -23,6 +23,7 @@ from .outcomes import (
     cancelled,
     pack_call,
     pack_outcome,
+    retries_of,
     unpack_outcome,
     with_body,
 )
@@ -146,6 +147,11 @@ class Requests:
         call, result = await self._redis.command("HMGET", keys.request(app, request_id), "call", "result")
         refs = (body_ref_of(call) if call else None, unpack_outcome(result)[1] if result else None)
         return {ref for ref in refs if ref is not None}
+
+    async def retry_wishes(self, app: str, request_id: str) -> dict[str, int] | None:
+        """The caller's own ``X-Fal-Retry-Config``, while the request has not ended."""
+        call = await self._redis.command("HGET", keys.request(app, request_id), "call")
+        return retries_of(call) if call else None
 
     def decode_push(self, message: bytes) -> tuple[str, RequestRecord | None]:
         """A message of a gateway's channel: the request that ended, or ``None`` for "look yourself".

@@ -74,6 +74,31 @@ def test_a_request_whose_worker_stopped_renewing_runs_again(redis_url: str, tmp_
     run(scenario())
 
 
+def test_a_caller_who_allows_no_second_connection_gets_none_when_a_worker_is_lost(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """The supervisor kept to what the caller allowed, the reaper did not: a job that must not run twice did."""
+
+    async def scenario() -> None:
+        async with scene(redis_url, tmp_path) as here:
+            frozen = await here.worker("frozen", lease_ms=20)
+            await submit(here.store, "once", retries={"connection_error": 0})
+            await submit(here.store, "again", retries={"server_error": 0})
+            assert {(await frozen.next()).request_id for _ in range(2)} == {"once", "again"}
+
+            async def both_expired() -> bool:
+                return len(await here.store.requests.expired_leases(APP)) == 2
+
+            await await_until(both_expired, "the leases to run out")
+            assert await here.reap()
+            record = await here.store.requests.get(APP, "once")
+            assert record is not None
+            assert (record.state, record.error_type) == (RequestState.ERROR, "runner_disconnected")
+            assert await here.store.requests.state(APP, "again") is RequestState.IN_QUEUE
+
+    run(scenario())
+
+
 def test_a_direct_request_of_a_lost_worker_ends_with_the_reason(redis_url: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with scene(redis_url, tmp_path) as here:

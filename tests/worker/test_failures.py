@@ -279,6 +279,19 @@ def test_a_caller_may_count_the_retries(redis_url: str, tmp_path: Path) -> None:
     run(story())
 
 
+def test_what_the_caller_says_of_server_errors_holds_for_a_dead_runner_too(redis_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            await on.start_ready(app)
+
+            record = await on.result(app, await on.submit(app, "/die", retries={"server_error": 0}))
+
+            assert (record.state, record.attempt, record.error_type) == (RequestState.ERROR, 1, "runner_disconnected")
+
+    run(story())
+
+
 def test_an_app_may_ask_for_a_new_runner_after_a_good_answer(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:

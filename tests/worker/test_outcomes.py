@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from gpu_worker.outcomes import RetryRules, judge, retry_delay_ms, runner_disconnected
+from gpu_worker.outcomes import judge, retry_delay_ms, runner_disconnected
+from scheduler.store.retry_rules import RetryRules
 
 ANYTHING = RetryRules()
 
