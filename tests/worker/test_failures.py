@@ -8,9 +8,10 @@ import tempfile
 from pathlib import Path
 
 import psutil
+import pytest
 
 from keepwarm import redis_server as embedded
-from scheduler.store.records import RequestRecord, RequestState, WorkerState
+from scheduler.store.records import Mode, RequestRecord, RequestState, WorkerState
 from tests.support.loop import run
 from tests.support.waiting import await_until, wait_until
 from tests.worker.apps import DIES_IN_SETUP, FAILS_IN_IMPORT, FAILS_IN_SETUP, HANGS_IN_SETUP, PROBE
@@ -178,8 +179,9 @@ def test_a_request_over_its_time_kills_the_runner_and_is_not_retried(redis_url: 
     run(story())
 
 
+@pytest.mark.parametrize(("mode", "error_type"), [("queued", "client_cancelled"), ("direct", "client_disconnected")])
 def test_a_cancelled_request_that_will_not_stop_costs_its_runner_where_the_app_wishes_so(
-    redis_url: str, tmp_path: Path
+    redis_url: str, tmp_path: Path, mode: Mode, error_type: str
 ) -> None:
     """A sync handler cannot be interrupted: cancelled, it went on computing for nobody, and the card with it."""
 
@@ -187,12 +189,12 @@ def test_a_cancelled_request_that_will_not_stop_costs_its_runner_where_the_app_w
         async with stage(redis_url, tmp_path) as on:
             app = await on.deploy(PROBE, cancel_grace_seconds=0.3, max_multiplexing=2)
             worker = await on.start_ready(app)
-            stuck = await on.submit(app, "/block")
+            stuck = await on.submit(app, "/block", mode=mode)
             await on.logged(app, "blocking")
             beside = await on.submit(app, "/slow", b'{"seconds": 30}')
             await await_until(lambda: _runs(on, app, beside), "its neighbour runs")
 
-            assert await on.store.requests.cancel(app, stuck) == "cancelled_running"
+            assert await on.store.requests.cancel(app, stuck, error_type=error_type) == "cancelled_running"
 
             ended = await on.reaches(worker, WorkerState.TERMINATED)
             assert "cancel_grace_seconds (0.3 s)" in (ended.reason or "")
