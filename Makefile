@@ -1,4 +1,4 @@
-.PHONY: help install demo test check check-seed chaos soak mutations bench
+.PHONY: help install demo test check check-gpu check-seed chaos soak mutations bench
 
 help:        ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -17,6 +17,9 @@ check:       ## exactly what CI runs (installs Debian packages: needs root there
 
 check-seed: install  ## the SDXL example with its own pins on the CPU: about 5 GB, not part of CI
 	.venv/bin/python examples/check_seed.py
+
+check-gpu: install  ## real failures of this machine's GPU; PYTHON=an interpreter with torch for it
+	KEEPWARM_GPU_PYTHON=$(PYTHON) .venv/bin/python -m pytest tests/gpu -m gpu -q
 
 chaos: install  ## kill -9 and SIGSTOP on a real platform, once
 	.venv/bin/python -m tests.chaos

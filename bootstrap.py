@@ -115,7 +115,7 @@ def test(pytest_arguments: list[str]) -> None:
     run(BIN / "ruff", "check", ".")
     run(BIN / "lint-imports")
     run(BIN / "mypy")
-    run(BIN / "python", "-m", "pytest", *(pytest_arguments or ["-m", "not debian", *side_by_side()]))
+    run(BIN / "python", "-m", "pytest", *(pytest_arguments or ["-m", "not debian and not gpu", *side_by_side()]))
 
 
 def side_by_side() -> list[str]:

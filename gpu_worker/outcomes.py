@@ -29,13 +29,14 @@ _RETRIED_STATUSES = (503, 504)
 class Verdict:
     """What to do with an answer: keep ``outcome``, or retry with it as the last word; and what of the runner.
 
-    ``budget`` is how many retries of this kind the request may have, None for as many as it has attempts.
+    ``budget`` is how many retries of the kind ``condition`` the request may have, None for as many as it has attempts.
     """
 
     outcome: Outcome
     retry: bool
     stop: StopRunner
     budget: int | None = None
+    condition: str = "server_error"
 
 
 def judge(
@@ -45,11 +46,13 @@ def judge(
     rules: RetryRules,
     seconds: float | None = None,
     call: Mapping[str, int] | None = None,
+    fault: str | None = None,
 ) -> Verdict:
     """The verdict on the app's answer.
 
     Args:
         seconds: how long the app took. call: the caller's own wishes, as for ``RetryRules.budget``.
+        fault: what the GPU did meanwhile, a kind of ``GpuFault``.
     """
     kept: list[tuple[str, str]] = []
     needs_retry = stop_runner = None
@@ -65,6 +68,8 @@ def judge(
         else:
             kept.append((lowered.decode("latin-1"), value.decode("latin-1")))
     outcome = Outcome(status, tuple(kept), body, inference_seconds=seconds)
+    if fault is not None:
+        return _after_fault(fault, outcome, needs_retry if failing else None, stop_runner, rules, call)
     if not failing and stop_runner is None:
         return Verdict(outcome, False, "no")
     if needs_retry is not None and failing:
@@ -76,6 +81,29 @@ def judge(
     if stop_runner is not None:
         stop = "no" if not stop_runner else "kill" if status == 503 else "drain"
     return Verdict(outcome, retry, stop, budget)
+
+
+def _after_fault(
+    fault: str,
+    outcome: Outcome,
+    needs_retry: bool | None,
+    stop_runner: bool | None,
+    rules: RetryRules,
+    call: Mapping[str, int] | None,
+) -> Verdict:
+    """The GPU failed. What the app still answered below 500 is an answer; anything else is tried on another runner.
+
+    A full GPU gets one more try, on an empty one. Whoever keeps a broken one for its next request only fails that too.
+    """
+    full = fault == "out_of_memory"
+    stop: StopRunner = "no" if full and stop_runner is False else "kill"
+    if needs_retry is not None:
+        return Verdict(outcome, needs_retry, stop)
+    budget = rules.budget("server_error", call)
+    if full:
+        budget = 1 if budget is None else min(budget, 1)
+    retry = outcome.status >= 500 and budget != 0
+    return Verdict(outcome, retry, stop, budget, "out_of_memory" if full else "server_error")
 
 
 def retry_delay_ms(attempt: int) -> int:

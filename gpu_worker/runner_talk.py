@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fal._runner.protocol import (
     FileSaved,
+    GpuFault,
     Log,
     Message,
     Ping,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 LAST_WORDS_SECONDS = 0.25
 #: Seconds that a runner may outlive its socket.
 DEAF_SECONDS = 1.0
-_ANSWERS = (Response, ResponseStart, ResponseChunk, ResponseEnd)
+_ANSWERS = (Response, ResponseStart, ResponseChunk, ResponseEnd, GpuFault)
 #: What a finished stage of the start is followed by.
 _NEXT_STAGE = {"boot": "import", "import": "setup", "setup": "ready"}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fal._runner.protocol import (
     Cancel,
     Credit,
-    Headers,
+    GpuFault,
     Message,
     ProtocolError,
     Request,
@@ -25,6 +25,7 @@ from fal._runner.protocol import (
 )
 
 from gpu_worker import outcomes
+from gpu_worker.flight import Answer, Ending, Flight
 from gpu_worker.log_lines import LAST_LINES
 from gpu_worker.outcomes import StopRunner
 from gpu_worker.runner_talk import RunnerTalk
@@ -32,57 +33,12 @@ from gpu_worker.streams import AnswerStream, StreamBroken
 from scheduler.store import Inbox, InboxClosed, Store, StoreFull, StoreUnavailable
 from scheduler.store.outcomes import infrastructure_error
 from scheduler.store.records import Claimed, Outcome
-from scheduler.store.retry_rules import Condition, RetryRules
+from scheduler.store.retry_rules import RetryRules
 
 #: Most that a queued request's streamed answer may gather, in bytes.
 MOST_GATHERED = 64 * 1024 * 1024
 #: Seconds after which a cancelled request whose code does not react counts as left over: its slot is of no use.
 LEFTOVER_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The app answered. ``broken`` says why a streamed answer ended early; its status has been sent by then."""
-
-    status: int
-    headers: Headers
-    body: bytes
-    broken: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The runner ended, or must, before it answered.
-
-    ``blames`` is True when whatever was in flight may be the cause. ``last_word`` is what the caller gets if there is
-    no other attempt; ``condition`` which of the retry wishes applies (None: a retry that is nobody's fault);
-    ``final``: another attempt would end the same way.
-    """
-
-    why: str
-    last_word: Outcome
-    condition: Condition | None = None
-    blames: bool = False
-    final: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One attempt at the runner."""
-
-    claim: Claimed
-    done: asyncio.Future[Answer | Ending]
-    began: float
-    start: ResponseStart | None = None
-    stream: AnswerStream | None = None
-    forwarding: asyncio.Task[None] | None = None
-    gathered: bytearray | None = None
-    cancelled: bool = False
-
-    def end(self, how: Answer | Ending) -> None:
-        """The first ending counts."""
-        if not self.done.done():
-            self.done.set_result(how)
 
 
 @dataclass(frozen=True)
@@ -101,6 +57,7 @@ class Serving:
     Args:
         stop: called with how and why when the runner must go: ``("kill", ...)`` ends it at once.
         leftover_changed: called when a cancelled request's code turns out to run on, and when it has ended.
+        card: names the GPU, for telling a broken one from a request that breaks each.
     """
 
     def __init__(
@@ -111,6 +68,7 @@ class Serving:
         limits: Limits,
         stop: Callable[[StopRunner, str], None],
         leftover_changed: Callable[[], None],
+        card: str = "",
     ) -> None:
         self._store = store
         self._inbox = inbox
@@ -118,6 +76,7 @@ class Serving:
         self._limits = limits
         self._stop = stop
         self._leftover_changed = leftover_changed
+        self._card = card
         self._flights: dict[tuple[str, int], Flight] = {}
         self._ending: Ending | None = None
         self._suspects = 0
@@ -226,18 +185,28 @@ class Serving:
     async def _answered(self, flight: Flight, answer: Answer) -> None:
         claim = flight.claim
         seconds = self._loop.time() - flight.began
-        verdict = outcomes.judge(answer.status, answer.headers, answer.body, self._limits.rules, seconds, claim.retries)
+        rules, fault = self._limits.rules, flight.fault
+        verdict = outcomes.judge(
+            answer.status,
+            answer.headers,
+            answer.body,
+            rules,
+            seconds,
+            claim.retries,
+            fault.kind if fault is not None else None,
+        )
         outcome = verdict.outcome
         if answer.broken is not None:
             outcome = outcomes.incomplete_response(answer.broken)
         if verdict.retry and claim.mode == "queued" and answer.broken is None:
-            why = f"the app answered {answer.status}"
+            why = _gpu_failed(fault) if fault is not None else f"the app answered {answer.status}"
             delay = outcomes.retry_delay_ms(claim.attempt)
-            await self._retry(claim, why, outcome, "server_error", verdict.budget, delay_ms=delay)
+            await self._retry(claim, why, outcome, verdict.condition, verdict.budget, delay_ms=delay, fault=fault)
         else:
             await self._finish(claim, outcome, more=verdict.stop == "no")
         if verdict.stop != "no":
-            self._leave(verdict.stop, f"the app answered {answer.status} and needs a new runner")
+            why = f"the app answered {answer.status} and needs a new runner"
+            self._leave(verdict.stop, _gpu_failed(fault) if fault is not None else why)
 
     async def _unanswered(self, flight: Flight, ending: Ending) -> None:
         claim = flight.claim
@@ -284,17 +253,26 @@ class Serving:
         claim: Claimed,
         why: str,
         last_word: Outcome,
-        condition: Condition | None,
+        condition: str | None,
         budget: int | None,
         *,
         suspects: int = 0,
         delay_ms: int,
+        fault: GpuFault | None = None,
     ) -> None:
         """Back to the queue; ``suspects`` is how many were in flight when the runner died of one of them.
 
         What was heard of the attempt goes ahead, for the dead letter if this was the last one.
         """
-        words = await self._talk.last_words(LAST_LINES) if suspects and claim.mode == "queued" else None
+        words, faulted_on = None, None
+        if fault is not None:
+            words = fault.error
+            if fault.kind != "out_of_memory":
+                suspects = len(self._flights) + 1
+                # A new process has a new context: what fails there too is the request, unless the card is broken.
+                faulted_on = self._card if fault.kind == "broken_card" else claim.worker_id
+        elif suspects and claim.mode == "queued":
+            words = await self._talk.last_words(LAST_LINES)
         await self._talk.logs.flush()
         while True:
             try:
@@ -312,6 +290,7 @@ class Serving:
                     exit_code=self._talk.exit_code,
                     condition=condition,
                     budget=budget,
+                    faulted_on=faulted_on,
                 )
                 self._inbox.release(claim)
                 return
@@ -373,6 +352,10 @@ class Serving:
     def receive(self, message: Message) -> None:
         """Take an answer, or a part of one, from the runner; answers to unknown attempts are dropped."""
         kind = type(message)
+        if kind is GpuFault:
+            assert isinstance(message, GpuFault)
+            self._fault(message)
+            return
         flight = self._flights.get((message.id, message.attempt))  # type: ignore[attr-defined]
         if flight is None:
             return
@@ -388,6 +371,14 @@ class Serving:
         elif kind is ResponseEnd:
             assert isinstance(message, ResponseEnd)
             self._end_stream(flight, message.error)
+
+    def _fault(self, fault: GpuFault) -> None:
+        """The GPU failed under an attempt, whose answer usually follows."""
+        flight = self._flights.get((fault.id, fault.attempt))
+        if flight is not None and not flight.cancelled:
+            flight.fault = flight.fault or fault
+        elif fault.kind != "out_of_memory":
+            self._leave("kill", _gpu_failed(fault))
 
     def _begin_stream(self, flight: Flight, message: ResponseStart) -> None:
         if flight.start is not None:
@@ -440,3 +431,7 @@ class Serving:
         elif flight.gathered is not None:
             body = bytes(flight.gathered)
         flight.end(Answer(start.status, start.headers, body, error))
+
+
+def _gpu_failed(fault: GpuFault) -> str:
+    return f"the GPU failed: {fault.error}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -19,9 +20,10 @@ from fal._runner.protocol import Ready, Start, StartFailed
 
 from gpu_worker import outcomes, process_tree
 from gpu_worker.assignment import Assignment
+from gpu_worker.flight import Ending
 from gpu_worker.runner_process import RunnerProcess
 from gpu_worker.runner_talk import RunnerTalk
-from gpu_worker.serving import Ending, Limits, Serving
+from gpu_worker.serving import Limits, Serving
 from scheduler.store import Inbox, Store
 from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.records import WorkerState
@@ -112,7 +114,7 @@ class Worker:
         try:
             if await self._start(store):
                 self._serving = self._talk.serving = Serving(
-                    store, inbox, self._talk, self._limits(), self._runner_must_go, self._beat_early.set
+                    store, inbox, self._talk, self._limits(), self._runner_must_go, self._beat_early.set, self._card()
                 )
                 if self._gone is not None:
                     self._serving.runner_ended(self._gone)
@@ -295,6 +297,9 @@ class Worker:
             cpu_fallback_for=a.cpu_fallback_for,
             storage_hosts=list(a.storage_hosts),
         )
+
+    def _card(self) -> str:
+        return f"{os.uname().nodename}:{','.join(map(str, self._a.gpu_ids))}"
 
     def _limits(self) -> Limits:
         rules = RetryRules(frozenset(self._a.skip_retry_conditions), self._a.retry_config)

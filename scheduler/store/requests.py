@@ -255,6 +255,7 @@ class Requests:
         exit_code: int | None = None,
         condition: str | None = None,
         budget: int | None = None,
+        faulted_on: str | None = None,
     ) -> Retried:
         """An attempt ended without an answer: back to the queue, or to ERROR with ``fallback``.
 
@@ -268,6 +269,7 @@ class Requests:
             exit_code: how the runner ended, negative for a signal; None when nobody saw it.
             condition: what kind of ending it was; ``budget`` is how many of that kind may be followed by another
                 attempt, each kind counted for itself; None leaves it to the attempts in all.
+            faulted_on: where the GPU failed: a crash that counts once the request has made it fail elsewhere, too.
 
         Raises:
             StaleLeader, StoreUnavailable.
@@ -291,6 +293,7 @@ class Requests:
             exit_code="" if exit_code is None else exit_code,
             condition=condition or "",
             budget="" if condition is None or budget is None else budget,
+            faulted_on=faulted_on or "",
         )
         answer: Retried = reply.decode()
         return answer

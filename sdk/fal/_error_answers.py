@@ -53,6 +53,7 @@ def _sent_as_form(request: Request) -> bool:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    _note(request, error)
     headers = dict(error.headers or {})
     detail: Any = error.detail
     if error.status_code == 404:
@@ -66,6 +67,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 async def _app_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppException)
+    _note(request, error)
     return JSONResponse({"detail": error.message}, error.status_code)
 
 
@@ -77,10 +79,17 @@ async def _field_exception(request: Request, error: Exception) -> Response:
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """503 for a failed GPU, which asks the platform for a fresh runner; 500 for anything else."""
+    _note(request, error)
     failure = classify(error)
     if isinstance(failure, GPUException):
         return JSONResponse({"detail": failure.message}, failure.status_code)
     return JSONResponse({"detail": "Internal Server Error"}, 500)
+
+
+def _note(request: Request, error: Exception) -> None:
+    """Tell the runner, which looks for a broken GPU behind whatever is answered."""
+    if (failed := request.scope.get("fal.failed")) is not None:
+        failed(error)
 
 
 def _units(value: float) -> str:

@@ -303,6 +303,18 @@ async def test_each_condition_has_a_budget_of_its_own(redis_url: str, tmp_path: 
         assert answers == ["requeued", "requeued", "requeued", "failed"]
 
 
+async def test_a_failed_gpu_is_to_blame_until_the_request_has_made_another_one_fail(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        await s.submit("bad")
+        places = ["w1", "w1", "w2", "w3", "w4"]
+        answers = [await s.lose(await inbox.next(), faulted_on=place) for place in places]
+        assert answers == ["requeued"] * 4 + ["failed"]
+        assert (await s.fields("bad"))["crashes"] == "3"
+
+
 async def test_a_crash_with_company_blames_nobody_until_each_ran_alone(redis_url: str, tmp_path: Path) -> None:
     """With several requests in flight a dead runner must not cost the innocent ones a crash: RabbitMQ's delivery
     limit did, and threw away good messages beside one poisoned one."""

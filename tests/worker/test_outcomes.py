@@ -81,6 +81,33 @@ def test_the_callers_wish_is_stronger_than_the_apps_and_the_answers_own_word_tha
     assert (asked.retry, asked.budget) == (True, None)
 
 
+@pytest.mark.parametrize(
+    ("fault", "status", "header", "retry", "stop", "budget"),
+    [
+        ("sticky", 500, None, True, "kill", None),
+        ("sticky", 200, None, False, "kill", None),
+        ("sticky", 404, None, False, "kill", None),
+        ("sticky", 500, (b"x-fal-needs-retry", b"0"), False, "kill", None),
+        ("sticky", 500, (b"x-fal-stop-runner", b"false"), True, "kill", None),
+        ("broken_card", 503, None, True, "kill", None),
+        ("out_of_memory", 503, None, True, "kill", 1),
+        ("out_of_memory", 503, (b"x-fal-stop-runner", b"false"), True, "no", 1),
+        ("out_of_memory", 503, (b"x-fal-needs-retry", b"1"), True, "kill", None),
+    ],
+)
+def test_what_a_failed_gpu_means(
+    fault: str, status: int, header: tuple[bytes, bytes] | None, retry: bool, stop: str, budget: int | None
+) -> None:
+    verdict = judge(status, [header] if header else [], b"", ANYTHING, fault=fault)
+
+    assert (verdict.retry, verdict.stop, verdict.budget) == (retry, stop, budget)
+
+
+def test_whoever_wants_no_retry_of_server_errors_gets_none_after_a_failed_gpu() -> None:
+    for fault in ("sticky", "out_of_memory"):
+        assert not judge(500, [], b"", ANYTHING, call={"server_error": 0}, fault=fault).retry
+
+
 def test_back_off_doubles_and_is_bounded() -> None:
     assert 250 <= retry_delay_ms(1) <= 750
     assert 1000 <= retry_delay_ms(3) <= 3000

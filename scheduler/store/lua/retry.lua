@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- MOVES: IN_PROGRESS -> IN_QUEUE; IN_PROGRESS -> ERROR
--- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms words exit_code condition budget
+-- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms words exit_code condition budget faulted_on
 -- RETURNS: "requeued"; "failed"; "superseded"; "alive"; error STALE
 -- INCLUDE ending releasing queueing leading waking lettering
 -- An attempt ended without an answer. The supervisor of the worker says so itself (by_epoch = ''); the leader says so
 -- when the lease has run out. A crash with several requests in flight accuses each of them: they run again alone, and
--- only a crash alone counts. Retries are counted by their condition, each against a budget of its own.
+-- only a crash alone counts. Where a GPU failed, the first time accuses the GPU, and a second one elsewhere the
+-- request. Retries are counted by their condition, each against a budget of its own.
 if stale_leader(by_epoch) then return redis.error_reply(STALE) end
 local r = read_request(request_id)
 if not r or r.attempt ~= attempt or r.worker ~= worker_id then return 'superseded' end
@@ -19,7 +20,13 @@ end
 release_slot(worker_id)
 local key = request_prefix .. request_id
 local crashes = tonumber(r.crashes) or 0
-if crashed == '1' then
+local accused = crashed == '1'
+if accused and faulted_on ~= '' then
+  local first = redis.call('HGET', key, 'faulted_on')
+  if not first then redis.call('HSET', key, 'faulted_on', faulted_on) end
+  accused = first and first ~= faulted_on
+end
+if accused then
   if tonumber(suspects) > 1 and r.solo ~= '1' then
     redis.call('HSET', key, 'solo', '1')
   else

@@ -197,6 +197,21 @@ class ResponseEnd(Message):
 
 
 @dataclass(slots=True)
+class GpuFault(Message):
+    """The GPU failed under an attempt. Sent ahead of its answer where possible.
+
+    ``kind``: ``out_of_memory``; ``sticky``: this process can do nothing more on its GPU; ``broken_card``: the same, and
+    the card is to blame. ``error``: one line.
+    """
+
+    tag: ClassVar[str] = "gpu_fault"
+    id: str
+    attempt: int
+    kind: str
+    error: str
+
+
+@dataclass(slots=True)
 class Log(Message):
     """A line the app printed or logged. ``level``: STDOUT, STDERR, DEBUG, INFO, WARN, ERROR. ``at``: unix seconds."""
 
@@ -247,8 +262,8 @@ class Pong(Message):
 
 _ALL: tuple[type[Message], ...] = (
     Start, Request, Cancel, Credit, Ping, ValueReply,
-    Hello, Stage, Ready, StartFailed, Response, ResponseStart, ResponseChunk, ResponseEnd, Log, FileSaved, ValueCall,
-    Pong,
+    Hello, Stage, Ready, StartFailed, Response, ResponseStart, ResponseChunk, ResponseEnd, GpuFault, Log, FileSaved,
+    ValueCall, Pong,
 )  # fmt: skip
 _BY_TAG: dict[str, type[Message]] = {cls.tag: cls for cls in _ALL}
 _FIELDS: dict[type[Message], tuple[str, ...]] = {cls: tuple(f.name for f in fields(cls)) for cls in _ALL}

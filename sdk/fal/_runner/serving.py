@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from fal._context import RequestContext, set_current_request
 from fal._plain_routes import Ended, PlainRoute
 from fal._runner.channel import Channel
+from fal._runner.gpu_health import GpuHealth
 from fal._runner.output import Output
 from fal._runner.protocol import (
     Cancel,
@@ -47,12 +48,18 @@ class Exchange:
     """One Request and its answer."""
 
     __slots__ = (
-        "_body_read", "_channel", "_credit", "_extra_headers", "_gone", "_headers", "_more", "_parts", "_status",
-        "answered", "cancelled", "request", "started", "streaming", "task",
+        "_body_read", "_channel", "_checked", "_credit", "_extra_headers", "_gone", "_gpu", "_headers", "_more",
+        "_parts", "_status", "answered", "cancelled", "error", "request", "started", "streaming", "task",
     )  # fmt: skip
 
-    def __init__(self, request: Request, channel: Channel, extra_headers: Callable[[], Headers]) -> None:
+    def __init__(
+        self, request: Request, channel: Channel, extra_headers: Callable[[], Headers], gpu: GpuHealth
+    ) -> None:
         self.request = request
+        #: what the app raised, where its error handlers make the answer
+        self.error: BaseException | None = None
+        self._gpu = gpu
+        self._checked = False
         self.task: asyncio.Task[None] | None = None
         self.answered = False
         self.cancelled = False
@@ -93,6 +100,10 @@ class Exchange:
         elif kind == "http.response.body":
             body, more = message.get("body", b""), message.get("more_body", False)
             if not more and not self.streaming:
+                if self._status >= 500:
+                    await self.check(b"".join([*self._parts, body]))
+                elif self.error is not None or self._parts:
+                    await self.check()
                 self._answer(body)
                 return
             if more and not self.streaming and self.request.stream:
@@ -101,6 +112,18 @@ class Exchange:
                 await self._send_chunks(body, more)
             else:
                 self._parts.append(bytes(body))
+
+    async def check(self, body: bytes = b"") -> None:
+        """See whether the GPU survived, ahead of the answer; once."""
+        if not self._checked and not self.cancelled:
+            self._checked = True
+            # An error keeps alive what the app's frames hold, GPU memory too, and its frames hold this exchange.
+            error, self.error = self.error, None
+            await self._gpu.check(self.request, error, body)
+
+    def failed(self, error: BaseException) -> None:
+        """The app raised ``error``, of which an error handler makes an answer."""
+        self.error = error
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -142,6 +165,7 @@ class Exchange:
             self._credit -= 1
             self._channel.send(ResponseChunk(request.id, request.attempt, bytes(body[start : start + MAX_CHUNK_BYTES])))
         if not more:
+            await self.check()  # its status was sent long before anything could fail
             self.answered = True
             self._channel.send(ResponseEnd(request.id, request.attempt))
 
@@ -189,6 +213,7 @@ class Serving:
         self._extra_headers = extra_headers
         self._paths = paths
         self._on_base_url = on_base_url
+        self._gpu = GpuHealth(channel)
         self._plain_routes = plain_routes
         self._running: dict[str, Exchange] = {}
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -219,7 +244,7 @@ class Serving:
                 exchange.task.cancel()
 
     def _accept(self, request: Request) -> None:
-        exchange = Exchange(request, self._channel, self._extra_headers)
+        exchange = Exchange(request, self._channel, self._extra_headers, self._gpu)
         self._running[request.id] = exchange
         self._idle.clear()
         self._on_base_url(request.base_url)
@@ -242,13 +267,22 @@ class Serving:
             else:
                 error = _lone(error)
                 self._output.exception(error, request.id)
+                await self._check(exchange, error)
                 exchange.answer_error(500, "Internal Server Error" if not exchange.streaming else _one_line(error))
         finally:
+            exchange.error = None
             self._output.end_request(request.id)
             if self._running.get(request.id) is exchange:
                 del self._running[request.id]
             if not self._running:
                 self._idle.set()
+
+    async def _check(self, exchange: Exchange, error: BaseException) -> None:
+        exchange.error = error
+        try:
+            await exchange.check()
+        except asyncio.CancelledError:
+            pass  # cancelled meanwhile; it is about to be answered
 
     async def _call(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -261,7 +295,9 @@ class Serving:
             elif end is not None:
                 exchange.answer(end.status_code, end.raw_headers, bytes(end.body))
                 return
-        await app(_scope(request), exchange.receive, exchange.send)
+        scope = _scope(request)
+        scope["fal.failed"] = exchange.failed
+        await app(scope, exchange.receive, exchange.send)
 
     def _cancel(self, request_id: str) -> None:
         exchange = self._running.get(request_id)
