@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.store import keys
 from scheduler.store.outcomes import OVERDUE, pack_outcome
-from scheduler.store.records import Outcome, RequestState, WorkerState
+from scheduler.store.records import LogEntry, Outcome, RequestState, WorkerState
 from scheduler.store.scripts import SCRIPTS
 from tests.store.scene import APP, OK, Scene, scene
 from tests.support.waiting import await_until
@@ -140,10 +140,11 @@ async def test_a_lead_runs_out_and_is_given_up_only_by_its_holder(redis_url: str
     async with scene(redis_url, tmp_path) as s:
         await s.store.leader.resign("scheduler-2")
         assert await s.store.leader.lead("scheduler-2", 60_000) is None
-        assert await s.store.leader.lead("scheduler-1", 1) == s.epoch
+        await s.store.leader.resign("scheduler-1")
+        assert await s.store.leader.lead("scheduler-1", 1) == s.epoch + 1
 
         async def taken() -> bool:
-            return await s.store.leader.lead("scheduler-2", 60_000) == s.epoch + 1
+            return await s.store.leader.lead("scheduler-2", 60_000) == s.epoch + 2
 
         await await_until(taken, "the lead to run out")
 
@@ -166,15 +167,12 @@ async def test_an_entry_that_is_not_the_requests_own_is_passed_over(redis_url: s
     async with scene(redis_url, tmp_path) as s:
         inbox = await s.worker("w1")
         running = await s.claimed(inbox)
-        for request_id in (running.request_id, "unknown"):
+        for request_id in (running.request_id, "unknown", "a"):
             await s.redis("XADD", keys.queue_normal(APP), "*", "id", request_id)
         await s.submit("a")
-        own = (await s.fields("a"))["sid"]
-        await s.redis("XADD", keys.queue_normal(APP), "*", "id", "a")
-        assert (await inbox.next()).request_id == "a"
-        assert (await s.fields("a"))["attempt"] == "1"
-        assert own not in str(await s.redis("XRANGE", keys.queue_normal(APP), "-", "+"))
         await s.submit("b")
+        assert (await inbox.next()).request_id == "a"
+        assert await s.redis("XLEN", keys.queue_normal(APP)) == 1, "its own entry went with it; b's is left"
         assert (await inbox.next()).request_id == "b"
         assert await s.redis("XLEN", keys.queue_normal(APP)) == 0
 
@@ -190,9 +188,10 @@ async def test_a_worker_is_given_again_only_what_it_does_not_know_of(redis_url: 
     """One of two answers was lost; the attempt whose answer came through must not begin a second time."""
     async with scene(redis_url, tmp_path) as s:
         await s.worker("w1")
-        for request_id in ("heard", "unheard"):
-            await s.submit(request_id)
-            await claim(s)
+        await s.submit("heard")
+        await claim(s)
+        await s.submit("unheard")
+        await claim(s, "heard 1")
         (message,) = await claim(s, "heard 1")
         assert message.startswith(b"claim unheard 1 ")
         assert await claim(s, "heard 1", "unheard 1") == b"empty"
@@ -248,3 +247,18 @@ async def test_a_webhook_is_sent_afresh_only_where_there_is_something_to_send(re
         assert await s.store.outbox.replay(APP, wanted.request_id)
         assert await s.redis("ZRANGE", keys.outbox(APP), 0, -1, "WITHSCORES") == before, "one on its way stays so"
         assert (await s.fields(wanted.request_id))["webhook_tries"] == "1"
+
+
+async def test_the_log_of_a_request_is_kept_no_longer_than_the_request(redis_url: str, tmp_path: Path) -> None:
+    """While it ran nobody knew when it would end, so that its log was given a week."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        claim = await s.claimed(inbox)
+        line = LogEntry("", 1.0, "INFO", "line", request_id=claim.request_id)
+        await s.store.logs.append(APP, [line])
+        log, record = keys.request_logs(APP, claim.request_id), keys.request(APP, claim.request_id)
+        assert await s.redis("PTTL", log) > 0
+        await s.redis("PEXPIRE", log, 10**12)
+        assert await inbox.finish(claim, OK, claim_next=False)
+        kept = await s.redis("PTTL", record)
+        assert 0 < await s.redis("PTTL", log) <= kept
