@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from scheduler.store import keys
+from scheduler.store.connection import Arg
 from scheduler.store.outcomes import OVERDUE, pack_outcome
 from scheduler.store.records import LogEntry, Outcome, RequestState, WorkerState
 from scheduler.store.scripts import SCRIPTS
@@ -262,3 +263,71 @@ async def test_the_log_of_a_request_is_kept_no_longer_than_the_request(redis_url
         assert await inbox.finish(claim, OK, claim_next=False)
         kept = await s.redis("PTTL", record)
         assert 0 < await s.redis("PTTL", log) <= kept
+
+
+@pytest.mark.parametrize("how", ["removed", "stopped", "draining"])
+async def test_a_worker_that_leaves_is_parked_no_longer(redis_url: str, tmp_path: Path, how: str) -> None:
+    """The list of parked workers has no expiry: whoever stayed in it would stay for ever."""
+    async with scene(redis_url, tmp_path) as s:
+        await s.worker("w1")
+        assert await claim(s) == b"empty"
+        assert await s.redis("ZCARD", keys.parked(APP)) == 1
+        if how == "removed":
+            await s.store.workers.remove(APP, "w1", "gone")
+        elif how == "stopped":
+            await s.store.workers.request_stop(APP, "w1", "drain", "old")
+        else:
+            await s.store.workers.update(APP, "w1", state=WorkerState.DRAINING)
+        assert await s.redis("ZCARD", keys.parked(APP)) == 0
+
+
+async def test_output_is_taken_from_the_attempt_that_counts_and_from_its_worker(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        first = await s.claimed(inbox)
+        await s.lose(first, crashed=False)
+        second = await inbox.next()
+
+        async def send(attempt: int, worker_id: str) -> int:
+            piece: dict[str, Arg] = {"request_id": second.request_id, "sequence": 1, "kind": "chunk", "data": b"piece"}
+            taken: int = await SCRIPTS["append_output"](
+                s.store._redis, APP, patience=1, rest=(), attempt=attempt, worker_id=worker_id, **piece
+            )
+            return taken
+
+        assert await send(1, "w1") == -1
+        assert await send(2, "w2") == -1
+        assert await send(2, "w1") == 1
+
+
+async def test_a_delivery_that_is_over_stays_so(redis_url: str, tmp_path: Path) -> None:
+    """Two senders had it, as the first one's note was late: what the second one says must not bring it back."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        claim = await s.claimed(inbox, webhook="http://there/hook")
+        assert await inbox.finish(claim, OK, claim_next=False)
+        (delivery,) = await s.store.outbox.due(APP)
+        await s.store.outbox.delivered(delivery)
+        await s.store.outbox.reschedule(delivery, 60)
+        await s.store.outbox.give_up(delivery, "late")
+        assert await s.redis("ZCARD", keys.outbox(APP)) == 0
+        assert await s.store.outbox.dead(APP) == []
+        assert (await s.fields(claim.request_id))["webhook_state"] == "delivered"
+
+
+async def test_work_is_claimed_given_back_and_led_in_full_memory(redis_url: str, tmp_path: Path) -> None:
+    """What was accepted before the memory was full goes on, so that there is room again some day."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        paused = await s.claimed(inbox)
+        await s.lose(paused, delay_ms=60_000)
+        await s.redis("ZADD", keys.delayed(APP), "XX", 1, paused.request_id)
+        await s.submit("waits")
+        await s.redis("CONFIG", "SET", "maxmemory", "1")
+        try:
+            assert (await claim(s))[0].startswith(b"claim waits ")
+            assert await s.store.leader.lead("scheduler-1", 60_000) == s.epoch
+            assert await s.requests.promote(APP, s.epoch) == 1
+            await s.store.workers.beat(APP, "w1", 1)
+        finally:
+            await s.redis("CONFIG", "SET", "maxmemory", "0")
