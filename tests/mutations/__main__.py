@@ -92,7 +92,12 @@ def run_tests(tree: Path, *tests: str) -> str:
     # To a file: a server that a broken test leaves behind would hold a pipe open, and its reader, for ever.
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            command, cwd=tree, env={**os.environ, "COLUMNS": "1000"}, stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=tree,
+            env={**os.environ, "COLUMNS": "1000"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
         try:
             code = process.wait(LIMIT_S)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from scheduler.store import keys
+from scheduler.store.connection import Arg
 from scheduler.store.outcomes import OVERDUE, pack_outcome
-from scheduler.store.records import Outcome, RequestState, WorkerState
+from scheduler.store.records import LogEntry, Outcome, RequestState, WorkerState
 from scheduler.store.scripts import SCRIPTS
 from tests.store.scene import APP, OK, Scene, scene
 from tests.support.waiting import await_until
@@ -140,10 +141,11 @@ async def test_a_lead_runs_out_and_is_given_up_only_by_its_holder(redis_url: str
     async with scene(redis_url, tmp_path) as s:
         await s.store.leader.resign("scheduler-2")
         assert await s.store.leader.lead("scheduler-2", 60_000) is None
-        assert await s.store.leader.lead("scheduler-1", 1) == s.epoch
+        await s.store.leader.resign("scheduler-1")
+        assert await s.store.leader.lead("scheduler-1", 1) == s.epoch + 1
 
         async def taken() -> bool:
-            return await s.store.leader.lead("scheduler-2", 60_000) == s.epoch + 1
+            return await s.store.leader.lead("scheduler-2", 60_000) == s.epoch + 2
 
         await await_until(taken, "the lead to run out")
 
@@ -166,15 +168,12 @@ async def test_an_entry_that_is_not_the_requests_own_is_passed_over(redis_url: s
     async with scene(redis_url, tmp_path) as s:
         inbox = await s.worker("w1")
         running = await s.claimed(inbox)
-        for request_id in (running.request_id, "unknown"):
+        for request_id in (running.request_id, "unknown", "a"):
             await s.redis("XADD", keys.queue_normal(APP), "*", "id", request_id)
         await s.submit("a")
-        own = (await s.fields("a"))["sid"]
-        await s.redis("XADD", keys.queue_normal(APP), "*", "id", "a")
-        assert (await inbox.next()).request_id == "a"
-        assert (await s.fields("a"))["attempt"] == "1"
-        assert own not in str(await s.redis("XRANGE", keys.queue_normal(APP), "-", "+"))
         await s.submit("b")
+        assert (await inbox.next()).request_id == "a"
+        assert await s.redis("XLEN", keys.queue_normal(APP)) == 1, "its own entry went with it; b's is left"
         assert (await inbox.next()).request_id == "b"
         assert await s.redis("XLEN", keys.queue_normal(APP)) == 0
 
@@ -190,9 +189,10 @@ async def test_a_worker_is_given_again_only_what_it_does_not_know_of(redis_url: 
     """One of two answers was lost; the attempt whose answer came through must not begin a second time."""
     async with scene(redis_url, tmp_path) as s:
         await s.worker("w1")
-        for request_id in ("heard", "unheard"):
-            await s.submit(request_id)
-            await claim(s)
+        await s.submit("heard")
+        await claim(s)
+        await s.submit("unheard")
+        await claim(s, "heard 1")
         (message,) = await claim(s, "heard 1")
         assert message.startswith(b"claim unheard 1 ")
         assert await claim(s, "heard 1", "unheard 1") == b"empty"
@@ -248,3 +248,86 @@ async def test_a_webhook_is_sent_afresh_only_where_there_is_something_to_send(re
         assert await s.store.outbox.replay(APP, wanted.request_id)
         assert await s.redis("ZRANGE", keys.outbox(APP), 0, -1, "WITHSCORES") == before, "one on its way stays so"
         assert (await s.fields(wanted.request_id))["webhook_tries"] == "1"
+
+
+async def test_the_log_of_a_request_is_kept_no_longer_than_the_request(redis_url: str, tmp_path: Path) -> None:
+    """While it ran nobody knew when it would end, so that its log was given a week."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        claim = await s.claimed(inbox)
+        line = LogEntry("", 1.0, "INFO", "line", request_id=claim.request_id)
+        await s.store.logs.append(APP, [line])
+        log, record = keys.request_logs(APP, claim.request_id), keys.request(APP, claim.request_id)
+        assert await s.redis("PTTL", log) > 0
+        await s.redis("PEXPIRE", log, 10**12)
+        assert await inbox.finish(claim, OK, claim_next=False)
+        kept = await s.redis("PTTL", record)
+        assert 0 < await s.redis("PTTL", log) <= kept
+
+
+@pytest.mark.parametrize("how", ["removed", "stopped", "draining"])
+async def test_a_worker_that_leaves_is_parked_no_longer(redis_url: str, tmp_path: Path, how: str) -> None:
+    """The list of parked workers has no expiry: whoever stayed in it would stay for ever."""
+    async with scene(redis_url, tmp_path) as s:
+        await s.worker("w1")
+        assert await claim(s) == b"empty"
+        assert await s.redis("ZCARD", keys.parked(APP)) == 1
+        if how == "removed":
+            await s.store.workers.remove(APP, "w1", "gone")
+        elif how == "stopped":
+            await s.store.workers.request_stop(APP, "w1", "drain", "old")
+        else:
+            await s.store.workers.update(APP, "w1", state=WorkerState.DRAINING)
+        assert await s.redis("ZCARD", keys.parked(APP)) == 0
+
+
+async def test_output_is_taken_from_the_attempt_that_counts_and_from_its_worker(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        first = await s.claimed(inbox)
+        await s.lose(first, crashed=False)
+        second = await inbox.next()
+
+        async def send(attempt: int, worker_id: str) -> int:
+            piece: dict[str, Arg] = {"request_id": second.request_id, "sequence": 1, "kind": "chunk", "data": b"piece"}
+            taken: int = await SCRIPTS["append_output"](
+                s.store._redis, APP, patience=1, rest=(), attempt=attempt, worker_id=worker_id, **piece
+            )
+            return taken
+
+        assert await send(1, "w1") == -1
+        assert await send(2, "w2") == -1
+        assert await send(2, "w1") == 1
+
+
+async def test_a_delivery_that_is_over_stays_so(redis_url: str, tmp_path: Path) -> None:
+    """Two senders had it, as the first one's note was late: what the second one says must not bring it back."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        claim = await s.claimed(inbox, webhook="http://there/hook")
+        assert await inbox.finish(claim, OK, claim_next=False)
+        (delivery,) = await s.store.outbox.due(APP)
+        await s.store.outbox.delivered(delivery)
+        await s.store.outbox.reschedule(delivery, 60)
+        await s.store.outbox.give_up(delivery, "late")
+        assert await s.redis("ZCARD", keys.outbox(APP)) == 0
+        assert await s.store.outbox.dead(APP) == []
+        assert (await s.fields(claim.request_id))["webhook_state"] == "delivered"
+
+
+async def test_work_is_claimed_given_back_and_led_in_full_memory(redis_url: str, tmp_path: Path) -> None:
+    """What was accepted before the memory was full goes on, so that there is room again some day."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        paused = await s.claimed(inbox)
+        await s.lose(paused, delay_ms=60_000)
+        await s.redis("ZADD", keys.delayed(APP), "XX", 1, paused.request_id)
+        await s.submit("waits")
+        await s.redis("CONFIG", "SET", "maxmemory", "1")
+        try:
+            assert (await claim(s))[0].startswith(b"claim waits ")
+            assert await s.store.leader.lead("scheduler-1", 60_000) == s.epoch
+            assert await s.requests.promote(APP, s.epoch) == 1
+            await s.store.workers.beat(APP, "w1", 1)
+        finally:
+            await s.redis("CONFIG", "SET", "maxmemory", "0")
