@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from fal._spec import ScalingSpec
 
+from scheduler.store.back_off import next_start_ms
 from scheduler.store.records import (
     ApiKeyRecord,
     AppRecord,
@@ -157,6 +158,11 @@ def app(record: AppRecord, urls: Json, seen: AppSeen | None = None, revision: Re
         body["endpoints"] = endpoints(revision, urls)
         body["last_startup_error"] = revision.last_startup_error
         body["startup_failures"] = revision.startup_failures
+        body["health"] = "UNHEALTHY" if revision.startup_failures or revision.crash_streak else "OK"
+        body["last_crash"] = revision.last_crash if revision.crash_streak else None
+        next_start = next_start_ms(revision)
+        waits = seen is not None and next_start > seen.now_ms
+        body["next_start_at"] = _iso_ms(next_start) if waits else None
     return body
 
 

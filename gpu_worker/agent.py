@@ -210,13 +210,13 @@ class HostAgent:
                     entry = LogEntry("", time.time(), "ERROR", f"The app did not start: {reason}", worker.worker_id)
                     await self._store.logs.append(worker.app, [entry])
                     await self._store.apps.startup_failed(worker.app, worker.revision, reason)
-                await self._forget(worker, reason)
+                await self._forget(worker, reason, crashed=not starting and code != EXIT_STORE_AWAY)
                 return
             except StoreUnavailable:
                 await asyncio.sleep(0.5)
 
-    async def _forget(self, worker: Supervised, reason: str) -> None:
-        await self._store.workers.remove(worker.app, worker.worker_id, reason)
+    async def _forget(self, worker: Supervised, reason: str, *, crashed: bool = False) -> None:
+        await self._store.workers.remove(worker.app, worker.worker_id, reason, crashed=crashed)
         await self._store.workers.drop_order(self._settings.host_id, worker.worker_id)
         self._drop(worker)
 

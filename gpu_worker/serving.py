@@ -8,6 +8,7 @@ answer to ``outcomes``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ from gpu_worker.log_lines import LAST_LINES
 from gpu_worker.outcomes import StopRunner
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.streams import AnswerStream, StreamBroken
-from scheduler.store import Inbox, InboxClosed, Store, StoreFull, StoreUnavailable
+from scheduler.store import Inbox, InboxClosed, Store, StoreError, StoreFull, StoreUnavailable
 from scheduler.store.outcomes import infrastructure_error
 from scheduler.store.records import Claimed, Outcome
 from scheduler.store.retry_rules import RetryRules
@@ -57,6 +58,7 @@ class Serving:
     Args:
         stop: called with how and why when the runner must go: ``("kill", ...)`` ends it at once.
         leftover_changed: called when a cancelled request's code turns out to run on, and when it has ended.
+        revision: the app's version that this runner has loaded.
         card: names the GPU, for telling a broken one from a request that breaks each.
     """
 
@@ -68,7 +70,9 @@ class Serving:
         limits: Limits,
         stop: Callable[[StopRunner, str], None],
         leftover_changed: Callable[[], None],
-        card: str = "",
+        *,
+        revision: str,
+        card: str,
     ) -> None:
         self._store = store
         self._inbox = inbox
@@ -76,10 +80,12 @@ class Serving:
         self._limits = limits
         self._stop = stop
         self._leftover_changed = leftover_changed
+        self._revision = revision
         self._card = card
         self._flights: dict[tuple[str, int], Flight] = {}
         self._ending: Ending | None = None
         self._suspects = 0
+        self._proved = False
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         inbox.cancelled = self._cancelled
@@ -204,6 +210,8 @@ class Serving:
             await self._retry(claim, why, outcome, verdict.condition, verdict.budget, delay_ms=delay, fault=fault)
         else:
             await self._finish(claim, outcome, more=verdict.stop == "no")
+        if not self._proved and fault is None and answer.status < 500:
+            await self._prove(claim)
         if verdict.stop != "no":
             why = f"the app answered {answer.status} and needs a new runner"
             self._leave(verdict.stop, _gpu_failed(fault) if fault is not None else why)
@@ -218,6 +226,12 @@ class Serving:
         delay = outcomes.retry_delay_ms(claim.attempt) if condition is not None else 0
         suspects = self._suspects if ending.blames else 0
         await self._retry(claim, ending.why, ending.last_word, condition, budget, suspects=suspects, delay_ms=delay)
+
+    async def _prove(self, claim: Claimed) -> None:
+        """This runner can serve: whatever its revision's other workers died of, the next one need not wait."""
+        self._proved = True
+        with contextlib.suppress(StoreError):
+            await self._store.apps.crash_streak_ended(claim.app, self._revision)
 
     def _leave(self, how: StopRunner, why: str) -> None:
         """The runner must go; from this moment no finish brings another request to it."""

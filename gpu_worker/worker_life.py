@@ -114,7 +114,14 @@ class Worker:
         try:
             if await self._start(store):
                 self._serving = self._talk.serving = Serving(
-                    store, inbox, self._talk, self._limits(), self._runner_must_go, self._beat_early.set, self._card()
+                    store,
+                    inbox,
+                    self._talk,
+                    self._limits(),
+                    self._runner_must_go,
+                    self._beat_early.set,
+                    revision=self._a.revision,
+                    card=self._card(),
                 )
                 if self._gone is not None:
                     self._serving.runner_ended(self._gone)
@@ -224,7 +231,8 @@ class Worker:
         why = self._why or "its runner ended"
         if self._ordered and (record := await store.workers.get(self._a.app, self._a.worker_id)) is not None:
             why = record.reason or why  # who gave the order knows better
-        await store.workers.remove(self._a.app, self._a.worker_id, why)
+        crashed = self._serving is not None and self._gone is not None and self._gone.blames
+        await store.workers.remove(self._a.app, self._a.worker_id, why, crashed=crashed)
 
     # --- duties beside requests ---------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """How many workers an app should have: one pure function over one look at the app.
 
-Owns scaling, keep_alive, back-off after failed starts and the roll-over to a new revision. Leaves where a worker runs
-to ``placement`` and every read, write and log line to ``reconcile``. Times are milliseconds of the Redis server.
+Owns scaling, keep_alive, back-off after failed starts and crashes, and the roll-over to a new revision. Leaves where a
+worker runs to ``placement`` and every read, write and log line to ``reconcile``. Times are milliseconds of the Redis
+server.
 """
 
 from __future__ import annotations
@@ -11,16 +12,11 @@ from typing import Literal
 
 from fal._spec import ScalingSpec
 
+from scheduler.store.back_off import back_off_ms
 from scheduler.store.records import AppSeen, WorkerRecord, WorkerState
 
 StopHow = Literal["drain", "kill", "idle"]
 
-#: Longest wait between two tries to start a worker of a revision that does not start.
-MAX_BACK_OFF_MS = 60_000
-#: Ready workers that ended by themselves within a minute before the app counts as unhealthy: restarting them without
-#: a pause would cost every other app on the host its processors.
-DEATHS_THAT_HOLD_BACK = 5
-DEATH_WINDOW_MS = 60_000
 #: Workers above max_concurrency while old ones still serve: without it, an app with a maximum of one could only
 #: change its revision by refusing traffic for the length of a cold start.
 ROLL_OVER_SURGE = 1
@@ -38,6 +34,8 @@ class Policy:
     max_multiplexing: int = 1
     startup_failures: int = 0
     last_startup_failure_at_ms: int | None = None
+    crash_streak: int = 0
+    last_crash_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +43,13 @@ class Memory:
     """What one decision leaves for the next one about the same app.
 
     ``starting``: workers that were on their way to ready. One that vanishes without a word (host agent dead, record
-    reaped) never reported a failed start; counting it here keeps the back-off honest. ``ready`` and ``deaths`` (times)
-    do the same for workers that get ready and then crash.
+    reaped) never reported a failed start; counting it here keeps the back-off honest.
     """
 
     revision: str | None = None
     starting: frozenset[str] = frozenset()
     lost_starts: int = 0
     last_lost_at_ms: int | None = None
-    ready: frozenset[str] = frozenset()
-    deaths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +122,7 @@ def decide(policy: Policy, seen: AppSeen, memory: Memory, now_ms: int) -> tuple[
     times = [at for at in (delay_ends, retry_at, keep_alive_ends) if at is not None]
     decision = Decision(len(kept) + start, start, stops, min(times, default=None), held)
     starting = frozenset(w.worker_id for w in supply.starting) - stopped
-    ready = frozenset(w.worker_id for w in supply.ready) - stopped
-    return decision, replace(memory, starting=starting, ready=ready)
-
-
-def back_off_ms(failures: int) -> int:
-    """Wait after ``failures`` consecutive failed starts: 1, 2, 4 ... 60 seconds."""
-    return min(MAX_BACK_OFF_MS, 1000 * 2 ** min(failures - 1, 10)) if failures > 0 else 0
+    return decision, replace(memory, starting=starting)
 
 
 def _sort(seen: AppSeen, revision: str) -> _Supply:
@@ -157,13 +146,11 @@ def _sort(seen: AppSeen, revision: str) -> _Supply:
 def _remember_losses(policy: Policy, supply: _Supply, memory: Memory, now_ms: int) -> Memory:
     if memory.revision != policy.revision:
         return Memory(policy.revision)
-    deaths = tuple(at for at in memory.deaths if now_ms - at < DEATH_WINDOW_MS)
-    deaths += (now_ms,) * len(memory.ready - supply.known)
     if supply.ready:
-        return Memory(policy.revision, deaths=deaths)
+        return Memory(policy.revision)
     if memory.starting - supply.known:
-        return Memory(policy.revision, frozenset(), memory.lost_starts + 1, now_ms, deaths=deaths)
-    return replace(memory, deaths=deaths)
+        return Memory(policy.revision, frozenset(), memory.lost_starts + 1, now_ms)
+    return memory
 
 
 def _targets(
@@ -197,23 +184,26 @@ def _room_to_grow(scaling: ScalingSpec, supply: _Supply, target: int) -> int:
 
 
 def _failures(policy: Policy, memory: Memory) -> int:
-    return max(policy.startup_failures, memory.lost_starts)
+    return max(policy.startup_failures, memory.lost_starts, policy.crash_streak)
 
 
 def _hold_back(
     policy: Policy, memory: Memory, supply: _Supply, start: int, now_ms: int
 ) -> tuple[int, str | None, int | None]:
-    """Fewer starts for a revision whose last start failed: none during the back-off, then one at a time."""
-    failures, deaths = _failures(policy, memory), len(memory.deaths)
-    if start == 0 or (failures == 0 and deaths < DEATHS_THAT_HOLD_BACK):
+    """Fewer starts for a revision whose last start failed or whose workers crash: none during the back-off, then one
+    at a time."""
+    failures = _failures(policy, memory)
+    if start == 0 or failures == 0:
         return start, None, None
-    last = max(policy.last_startup_failure_at_ms or 0, memory.last_lost_at_ms or 0)
-    retry_at, why = last + back_off_ms(failures), f"the last {failures} start(s) failed"
-    if deaths >= DEATHS_THAT_HOLD_BACK:
-        healthy_at = memory.deaths[-1] + back_off_ms(deaths - DEATHS_THAT_HOLD_BACK + 1)
-        if failures == 0 or healthy_at > retry_at:
-            retry_at, why = healthy_at, f"{deaths} workers ended by themselves within a minute"
+    crashing = policy.crash_streak == failures
+    last = max(
+        policy.last_startup_failure_at_ms or 0,
+        memory.last_lost_at_ms or 0,
+        (policy.last_crash_at_ms or 0) if policy.crash_streak else 0,
+    )
+    retry_at = last + back_off_ms(failures)
     if now_ms < retry_at:
+        why = "its workers crash one after the other" if crashing else f"the last {failures} start(s) failed"
         return 0, f"{why}; next try in {(retry_at - now_ms) / 1000:.1f} s", retry_at
     return max(0, min(start, 1 - len(supply.starting))), None, None
 

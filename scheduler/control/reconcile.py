@@ -71,6 +71,7 @@ class Reconciler:
         self._revisions: dict[str, str] = {}
         self._fleet: dict[str, tuple[WorkerRecord, ...]] = {}
         self._blocked: dict[str, tuple[str, int]] = {}
+        self._held: dict[str, tuple[str, int, int]] = {}
         self._placing = asyncio.Lock()
         self._knows_the_fleet = False
 
@@ -94,12 +95,15 @@ class Reconciler:
             revision.spec.max_multiplexing,
             revision.startup_failures,
             revision.last_startup_failure_at_ms,
+            revision.crash_streak,
+            revision.last_crash_at_ms,
         )
         decision, self._memories[app] = decide(policy, seen, self._memories.get(app, Memory()), seen.now_ms)
         for stop in decision.stops:
             log.info("stop", app=app, worker=stop.worker_id, how=stop.how, reason=stop.reason)
             await self._store.workers.request_stop(app, stop.worker_id, stop.how, stop.reason)
         if decision.held is not None:
+            await self._say_held(revision, seen, decision.held)
             await self._end_hopeless(revision, workers)
         blocked = decision.start > 0 and not await self._start(revision, seen, decision.start, epoch)
         if not blocked:
@@ -112,7 +116,7 @@ class Reconciler:
 
     def forget(self, app: str) -> None:
         """Drop what is remembered of an app at rest; a sleeping app costs no memory here."""
-        for kept in (self._memories, self._revisions, self._fleet, self._blocked):
+        for kept in (self._memories, self._revisions, self._fleet, self._blocked, self._held):
             kept.pop(app, None)
 
     async def _read(self, app: str, epoch: int) -> tuple[AppRecord | None, AppSeen, RevisionRecord | None]:
@@ -148,6 +152,17 @@ class Reconciler:
         for worker in workers:
             if worker.stop_requested is None:
                 await self._store.workers.request_stop(app, worker.worker_id, "drain", "the app was deleted")
+
+    async def _say_held(self, revision: RevisionRecord, seen: AppSeen, held: str) -> None:
+        """Once for each crash or failed start."""
+        trouble = (revision.revision, revision.startup_failures, revision.crash_streak)
+        if self._held.get(revision.app) == trouble:
+            return
+        self._held[revision.app] = trouble
+        log.warning("held back", app=revision.app, why=held)
+        if revision.crash_streak:
+            line = f"No new worker for now: {held}. Last crash: {revision.last_crash}"
+            await self._store.logs.append(revision.app, [LogEntry("", seen.now_ms / 1000, "WARN", line)])
 
     async def _end_hopeless(self, revision: RevisionRecord, workers: tuple[WorkerRecord, ...]) -> None:
         """Requests that wait for a revision which just failed to start, with nobody else to serve them, end now.

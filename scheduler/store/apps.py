@@ -86,6 +86,10 @@ class Apps:
         with_document = {"startup_failures": "0", "last_startup_error": "", "openapi": openapi}
         await self._set_on_revision(app, revision, with_document)
 
+    async def crash_streak_ended(self, app: str, revision: str) -> bool:
+        """A worker has served its first request; returns whether its revision's workers had been crashing."""
+        return bool(await SCRIPTS["end_crash_streak"](self._redis, app, revision))
+
     # --- the alias ------------------------------------------------------------------------------------------------
 
     async def point(
@@ -241,10 +245,15 @@ def _revision_record(app: str, revision: str, fields: Fields) -> RevisionRecord:
         openapi=fields.get("openapi") or None,
         startup_failures=int(fields.get("startup_failures", "0")),
         last_startup_error=fields.get("last_startup_error") or None,
-        last_startup_failure_at_ms=int(fields["last_startup_failure_at"])
-        if "last_startup_failure_at" in fields
-        else None,
+        last_startup_failure_at_ms=_number(fields, "last_startup_failure_at"),
+        crash_streak=_number(fields, "crash_streak") or 0,
+        last_crash=fields.get("last_crash") or None,
+        last_crash_at_ms=_number(fields, "last_crash_at"),
     )
+
+
+def _number(fields: Fields, name: str) -> int | None:
+    return int(fields[name]) if name in fields else None
 
 
 def _known(kind: type[Any], raw: dict[str, Any]) -> Any:

@@ -160,6 +160,14 @@ def revision(app: str, revision: str) -> str:
     return f"{{{app}}}:revision:{revision}"
 
 
+def crashes(app: str, revision: str) -> str:
+    """Requests whose workers of that revision crashed within the last minute, scored by when.
+
+    Sorted set; TTL: 60 s after the last one; requests.
+    """
+    return f"{{{app}}}:crashes:{revision}"
+
+
 def revisions(app: str) -> str:
     """Names of the app's revisions, scored by creation time.
 

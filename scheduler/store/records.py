@@ -232,7 +232,10 @@ class AppRecord:
 
 @dataclass(frozen=True, slots=True)
 class RevisionRecord:
-    """An immutable version of an app."""
+    """An immutable version of an app, and how its workers fare.
+
+    ``crash_streak``: 0, or by how much crashes hold its next worker back; see ``back_off``.
+    """
 
     app: str
     revision: str
@@ -248,6 +251,9 @@ class RevisionRecord:
     startup_failures: int = 0
     last_startup_error: str | None = None
     last_startup_failure_at_ms: int | None = None
+    crash_streak: int = 0
+    last_crash: str | None = None
+    last_crash_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

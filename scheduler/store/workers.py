@@ -115,9 +115,15 @@ class Workers:
         """
         return bool(await SCRIPTS["request_stop"](self._redis, app, worker_id=worker_id, how=how, why=reason))
 
-    async def remove(self, app: str, worker_id: str, reason: str) -> None:
-        """The worker has ended: what it still held counts as lost at once, and its host's order is done."""
-        host = await SCRIPTS["remove_worker"](self._redis, app, worker_id=worker_id, why=reason)
+    async def remove(self, app: str, worker_id: str, reason: str, *, crashed: bool = False) -> None:
+        """The worker has ended: what it still held counts as lost at once, and its host's order is done.
+
+        Args:
+            crashed: it was ready, and nobody wished its end.
+        """
+        host = await SCRIPTS["remove_worker"](
+            self._redis, app, worker_id=worker_id, why=reason, crashed="1" if crashed else ""
+        )
         if host is not None:
             await self._redis.command("HDEL", keys.host_orders(host.decode()), worker_id)
 

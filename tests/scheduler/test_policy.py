@@ -9,7 +9,8 @@ from fal._spec import ScalingSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.control.policy import MAX_BACK_OFF_MS, Decision, Memory, Policy, back_off_ms, decide
+from scheduler.control.policy import Decision, Memory, Policy, decide
+from scheduler.store.back_off import MAX_BACK_OFF_MS, back_off_ms
 from scheduler.store.records import AppSeen, WorkerRecord, WorkerState
 
 NOW = 1_000_000_000
@@ -93,6 +94,8 @@ policies = st.builds(
     max_multiplexing=st.integers(1, 4),
     startup_failures=st.integers(0, 8),
     last_startup_failure_at_ms=st.one_of(st.none(), st.integers(NOW - 100_000, NOW)),
+    crash_streak=st.integers(0, 8),
+    last_crash_at_ms=st.one_of(st.none(), st.integers(NOW - 100_000, NOW)),
 )
 memories = st.builds(
     Memory,
@@ -100,8 +103,6 @@ memories = st.builds(
     st.frozensets(st.sampled_from(["w0", "w1", "gone"])),
     st.integers(0, 3),
     st.one_of(st.none(), st.integers(NOW - 100_000, NOW)),
-    st.frozensets(st.sampled_from(["w0", "w1", "crashed"])),
-    st.lists(st.integers(NOW - 100_000, NOW), max_size=8).map(lambda times: tuple(sorted(times))),
 )
 
 
@@ -124,8 +125,8 @@ def test_never_above_max(policy: Policy, look: AppSeen, memory: Memory) -> None:
 def test_never_below_min_unless_starts_fail_or_leaving_workers_use_up_the_room(
     policy: Policy, look: AppSeen, memory: Memory
 ) -> None:
-    policy = replace(policy, startup_failures=0)
-    memory = replace(memory, lost_starts=0, starting=frozenset(), deaths=(), ready=frozenset())
+    policy = replace(policy, startup_failures=0, crash_streak=0)
+    memory = replace(memory, lost_starts=0, starting=frozenset())
     look = replace(
         look, workers=tuple(w for w in look.workers if w.stop_requested is None and w.revision == policy.revision)
     )
@@ -269,18 +270,21 @@ def test_a_start_that_vanishes_without_a_word_counts_as_failed() -> None:
 
 def test_workers_that_crash_one_after_the_other_are_not_restarted_without_a_pause() -> None:
     """An app with a minimum whose workers get ready and die at once was restarted as fast as the host could fork."""
-    policy = Policy("r2", ScalingSpec(min_concurrency=1))
-    memory, started, now_ms = Memory(), 0, NOW
-    for number in range(100):  # one crash a second, if it is let
-        decision, memory = decide(policy, seen(), memory, now_ms)
-        started += decision.start
-        if decision.start:
-            _, memory = decide(policy, seen(worker(f"w{number}")), memory, now_ms + 500)
-        now_ms += 1000
-    assert started < 20
-    held, _ = decide(policy, seen(), replace(memory, deaths=(now_ms,) * 5), now_ms)
-    assert (held.start, held.again_at_ms) == (0, now_ms + 1000)
-    assert "5 workers ended by themselves" in (held.held or "")
+    crashing: dict[str, Any] = {"crash_streak": 3, "last_crash_at_ms": NOW - 500}
+    scaling = ScalingSpec(min_concurrency=2, max_concurrency=5)
+    held = one(scaling, seen(queued=4), **crashing)
+    assert (held.start, held.again_at_ms) == (0, NOW + 3500)
+    assert held.held == "its workers crash one after the other; next try in 3.5 s"
+    assert one(scaling, seen(queued=4), NOW + 3500, **crashing).start == 1
+    serving = seen(worker("busy", WorkerState.RUNNING), queued=4, in_progress=1)
+    assert one(scaling, serving, **crashing) == Decision(1, again_at_ms=NOW + 3500, held=held.held), "it serves on"
+    assert one(scaling, seen(queued=4), crash_streak=0, last_crash_at_ms=NOW).start == 4, "a success ended it"
+
+
+def test_a_revision_whose_workers_crash_leaves_the_old_workers_alone() -> None:
+    old = worker("old", revision="r1", idle_since_ms=NOW - 1000)
+    decision = one(ScalingSpec(keep_alive=5), seen(old), crash_streak=1, last_crash_at_ms=NOW)
+    assert (decision.stops, decision.again_at_ms) == ((), NOW + 4000)
 
 
 def test_a_worker_that_was_told_to_stop_is_no_failed_start() -> None:

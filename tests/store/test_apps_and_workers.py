@@ -11,7 +11,7 @@ from fal._spec import AppSpec, BundleFile, EndpointSpec, EnvironmentSpec, Scalin
 
 from scheduler.store import NotFound, keys
 from scheduler.store.records import RequestState, RevisionState, WorkerState
-from tests.store.scene import APP, OK, revision, scene
+from tests.store.scene import APP, OK, Scene, revision, scene
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.anyio
@@ -123,6 +123,65 @@ async def test_what_comes_back_to_the_queue_of_a_deleted_app_does_not_stay(redis
         await s.store.apps.delete(APP)
         assert await s.lose(claim) == "requeued"
         assert await s.redis("PTTL", keys.queue_normal(APP)) > 0
+
+
+async def crash(s: Scene, number: int, request_id: str | None = None) -> None:
+    """Worker ``number`` dies under a request; with nothing to do when there is none."""
+    inbox = await s.worker(f"w{number}")
+    if request_id is not None:
+        while (claim := await inbox.next()).request_id != request_id:
+            await inbox.finish(claim, OK, claim_next=False)
+        await s.lose(claim, reason="the runner ended with signal SIGSEGV")
+    await s.store.workers.remove(APP, f"w{number}", "the runner ended with signal SIGSEGV", crashed=True)
+
+
+async def streak(s: Scene) -> int:
+    record = await s.store.apps.revision(APP, "r1")
+    assert record is not None
+    assert (record.last_crash_at_ms is None) == (record.last_crash is None)
+    return record.crash_streak
+
+
+async def test_five_crashes_of_different_requests_open_a_streak_that_a_success_ends(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        for number in range(4):
+            await s.submit(f"q{number}")
+            await crash(s, number, f"q{number}")
+            await s.requests.cancel(APP, f"q{number}")
+        assert await streak(s) == 0
+        await crash(s, 4)
+        assert await streak(s) == 1, "a worker that dies with nothing to do counts, too"
+        await crash(s, 5)
+        assert await streak(s) == 2
+        record = await s.store.apps.revision(APP, "r1")
+        assert record is not None
+        assert record.last_crash == "the runner ended with signal SIGSEGV"
+        assert await s.store.apps.crash_streak_ended(APP, "r1")
+        assert await streak(s) == 0
+        assert not await s.store.apps.crash_streak_ended(APP, "r1")
+        assert not await s.store.apps.crash_streak_ended(APP, "gone")
+        assert await s.redis("EXISTS", keys.revision(APP, "gone")) == 0
+
+
+async def test_one_poisonous_request_does_not_make_its_app_unhealthy(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        for number in range(6):
+            if number % 3 == 0:
+                await s.submit(f"q{number // 3}")
+            await crash(s, number, f"q{number // 3}")
+        assert await streak(s) == 0
+
+
+async def test_a_worker_that_dies_of_several_requests_crashes_once(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        claims = [await s.claimed(inbox) for _ in range(6)]
+        for claim in claims:
+            await s.lose(claim, suspects=6)
+        await s.store.workers.remove(APP, "w1", "died", crashed=True)
+        assert await s.redis("ZCARD", keys.crashes(APP, "r1")) == 1
 
 
 async def test_startup_failures_in_a_row_are_counted(redis_url: str, tmp_path: Path) -> None:

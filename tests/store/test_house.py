@@ -81,7 +81,7 @@ async def live_through_everything(s: Scene) -> None:
     await store.workers.beat(APP, "w1", 1)
     await s.worker("w2")
     await store.workers.request_stop(APP, "w2", "drain", "test")
-    await store.workers.remove(APP, "w2", "gone")
+    await store.workers.remove(APP, "w2", "gone", crashed=True)
     await s.requests.promote(APP, s.epoch)
     await look_at_all_of_it(s)
     await use_the_platform(store)
@@ -109,6 +109,7 @@ async def use_the_platform(store: Store) -> None:
     await store.apps.set_auth(APP, "private")
     await store.apps.set_openapi(APP, "r1", "{}")
     await store.apps.startup_failed(APP, "r1", "no card")
+    await store.apps.crash_streak_ended(APP, "r1")
     await store.leader.lead("other", 1000)
     await store.leader.resign("other")
 

@@ -153,6 +153,12 @@ async def retry(s: Scene, delay_ms: int = 0) -> str:
     )
 
 
+async def crashing(s: Scene) -> None:
+    for number in range(5):
+        await s.place(f"crashed-{number}")
+        await s.store.workers.remove(APP, f"crashed-{number}", "died", crashed=True)
+
+
 async def append_output(s: Scene) -> Any:
     piece = Claimed(APP, "a", 1, "queued", "POST", "/", "", (), b"", "http://here", None, 0, "w1")
     return await s.requests.append_output(piece, "chunk", b"piece")
@@ -173,6 +179,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     "claim": (running, claim),
     "drop_letter": (letter, lambda s: s.store.letters.drop(APP, "a")),
     "drop_webhook": (given_up, lambda s: s.store.outbox.drop(APP, "a")),
+    "end_crash_streak": (crashing, lambda s: s.store.apps.crash_streak_ended(APP, "r1")),
     "expired_leases": (running, lambda s: s.requests.expired_leases(APP)),
     "expired_sessions": (session, lambda s: s.store.apps.expired_sessions()),
     "fail_queued": (queued, lambda s: s.requests.fail_queued(APP, "a", LOST)),
@@ -195,7 +202,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     "queue_size": (queued, lambda s: s.requests.queue_size(APP)),
     "read_letter": (letter, lambda s: s.store.letters.get(APP, "a")),
     "read_request": (queued, lambda s: s.requests.get(APP, "a")),
-    "remove_worker": (running, lambda s: s.store.workers.remove(APP, "w1", "gone")),
+    "remove_worker": (running, lambda s: s.store.workers.remove(APP, "w1", "gone", crashed=True)),
     "replay_letter": (letter, lambda s: s.store.letters.replay(APP, "a", "again")),
     "replay_webhook": (given_up, lambda s: s.store.outbox.replay(APP, "a")),
     "report_host": (nothing, lambda s: s.store.hosts.report(HOST)),
@@ -214,6 +221,7 @@ CASES: dict[str, tuple[Step, Step]] = {
 }
 #: Where it can be told that the reply was lost, and why that harms nobody.
 TOLERATED = {
+    "end_crash_streak": "the second call finds none any more, and says so; it is over either way",
     "append_log": "the line stands there twice: better than lost",
     "drop_letter": "the second call finds none any more, and says so; it is gone either way",
     "drop_webhook": "the second call finds none any more, and says so; it is gone either way",

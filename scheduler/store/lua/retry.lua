@@ -2,7 +2,7 @@
 -- MOVES: IN_PROGRESS -> IN_QUEUE; IN_PROGRESS -> ERROR
 -- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms words exit_code condition budget faulted_on
 -- RETURNS: "requeued"; "failed"; "superseded"; "alive"; error STALE
--- INCLUDE ending releasing queueing leading waking lettering
+-- INCLUDE ending releasing queueing leading waking lettering crashing
 -- An attempt ended without an answer. The supervisor of the worker says so itself (by_epoch = ''); the leader says so
 -- when the lease has run out. A crash with several requests in flight accuses each of them: they run again alone, and
 -- only a crash alone counts. Where a GPU failed, the first time accuses the GPU, and a second one elsewhere the
@@ -27,6 +27,7 @@ if accused and faulted_on ~= '' then
   accused = first and first ~= faulted_on
 end
 if accused then
+  count_crash(worker_id, request_id, why)
   if tonumber(suspects) > 1 and r.solo ~= '1' then
     redis.call('HSET', key, 'solo', '1')
   else
