@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler.store.records import RevisionState
+from scheduler.store.records import AppRecord, RevisionRecord, RevisionState
 
 from . import wire
 from .control import Control, answer
@@ -49,15 +49,18 @@ class Apps:
         caller = await self._control.caller(request)
         apps = [app for app in await self._store.apps.list() if app.app.startswith(f"{caller.owner}/")]
         seen = await asyncio.gather(*(self._store.apps.observe(app.app) for app in apps))
+        revisions = await asyncio.gather(*map(self._current, apps))
         urls = [self._control.urls(request, app.app) for app in apps]
-        return answer({"items": [wire.app(*each) for each in zip(apps, urls, seen, strict=True)]})
+        return answer({"items": [wire.app(*each) for each in zip(apps, urls, seen, revisions, strict=True)]})
 
     async def get(self, request: Request) -> Response:
         """One app with its current revision."""
         app = await self._control.owned_alias(request)
         seen = await self._store.apps.observe(app.app)
-        revision = await self._store.apps.revision(app.app, app.revision) if app.revision else None
-        return answer(wire.app(app, self._control.urls(request, app.app), seen, revision))
+        return answer(wire.app(app, self._control.urls(request, app.app), seen, await self._current(app)))
+
+    async def _current(self, app: AppRecord) -> RevisionRecord | None:
+        return await self._store.apps.revision(app.app, app.revision) if app.revision else None
 
     async def delete(self, request: Request) -> Response:
         """The app goes: waiting requests end with an error, workers are asked to stop."""

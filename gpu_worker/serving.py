@@ -256,8 +256,7 @@ class Serving:
                 # meanwhile makes the store refuse it.
                 await asyncio.sleep(0.5)
             except StoreFull as error:
-                # Too large for what the disk has left. The work is lost either way; the caller must not wait for it.
-                outcome = infrastructure_error(507, "internal_error", f"The result could not be stored: {error}")
+                outcome = _too_large(error)
                 await asyncio.sleep(0.05)
         if flushed is not None:
             await flushed
@@ -310,6 +309,8 @@ class Serving:
                 return
             except StoreUnavailable:
                 await asyncio.sleep(0.5)
+            except StoreFull as error:
+                last_word = _too_large(error)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -445,6 +446,11 @@ class Serving:
         elif flight.gathered is not None:
             body = bytes(flight.gathered)
         flight.end(Answer(start.status, start.headers, body, error))
+
+
+def _too_large(error: StoreFull) -> Outcome:
+    """For a result that the disk has no room for: the work is lost either way, and the caller must not wait for it."""
+    return infrastructure_error(507, "internal_error", f"The result could not be stored: {error}")
 
 
 def _gpu_failed(fault: GpuFault) -> str:

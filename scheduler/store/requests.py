@@ -273,7 +273,9 @@ class Requests:
 
         Raises:
             StaleLeader, StoreUnavailable.
+            StoreFull: the disk has no room for a large ``fallback``.
         """
+        body_ref = await self._keep_aside(app, request_id, fallback)
         reply = await SCRIPTS["retry"](
             self._redis,
             app,
@@ -285,7 +287,7 @@ class Requests:
             crashed=int(crashed),
             suspects=suspects,
             delay_ms=delay_ms,
-            fallback=pack_outcome(fallback),
+            fallback=pack_outcome(fallback, body_ref),
             fallback_type=fallback.error_type or "",
             poison=POISONED,
             retention_ms=self.retention_ms,
@@ -296,7 +298,14 @@ class Requests:
             faulted_on=faulted_on or "",
         )
         answer: Retried = reply.decode()
+        if body_ref is not None and body_ref not in await self.blob_refs(app, request_id):
+            await asyncio.to_thread(self._blobs.delete, body_ref)
         return answer
+
+    async def _keep_aside(self, app: str, request_id: str, outcome: Outcome) -> str | None:
+        if len(outcome.body) <= INLINE_BYTES:
+            return None
+        return await asyncio.to_thread(self._blobs.put, outcome.body, app=app, request_id=request_id)
 
     async def promote(self, app: str, epoch: int) -> int:
         """Requests whose back-off is over return to the queue; returns how many.

@@ -93,6 +93,25 @@ async def test_a_waiting_gateway_is_pushed_the_result(redis_url: str, tmp_path: 
         assert record == await s.requests.get(APP, claim.request_id)
 
 
+async def test_a_large_answer_that_is_tried_again_stays_out_of_redis(redis_url: str, tmp_path: Path) -> None:
+    """The body of a 503 went into Redis whole with each attempt, up to 64 MiB, though most are thrown away."""
+    async with scene(redis_url, tmp_path) as s:
+        large = bytes(range(256)) * 2048
+        inbox = await s.worker()
+        request_id = await s.submit(max_attempts=2)
+        for expected in ("requeued", "failed"):
+            claim = await inbox.next()
+            answer = Outcome(503, (), large)
+            assert await s.lose(claim, crashed=False, fallback=answer) == expected
+            assert await s.redis("MEMORY", "USAGE", keys.request(APP, request_id)) < 4096
+            kept = len(list((tmp_path / "blobs").glob("*/*/*")))
+            assert kept == (1 if expected == "failed" else 0), "only what is somebody's answer stays"
+        record = await s.requests.get(APP, request_id)
+        assert record is not None
+        assert record.outcome is not None
+        assert record.outcome.body == large
+
+
 async def test_a_result_too_large_for_redis_goes_to_disk(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         heard = []

@@ -81,3 +81,30 @@ def test_a_poisonous_request_is_kept_mended_and_replayed(
             made["request_id"]: "ERROR",
             again["request_id"]: "OK",
         }
+
+
+def test_an_app_that_crashes_all_the_time_is_held_back_and_says_so(platform: PlatformUnderTest) -> None:
+    """Whatever the requests are, the process dies. Restarted at once, it would cost all others the processors."""
+    url = platform.deploy("tests/system/apps/crashing.py", "Crashing", auth="private")
+    neighbour = platform.deploy("tests/system/apps/crashing.py", "Neighbour", auth="private")
+    app = url.removeprefix(f"{platform.url}/")
+    with platform.client() as client:
+        pid = client.post(neighbour, json={}).json()["pid"]
+        for _ in range(12):
+            client.post(f"/queue/{app}", json={}).raise_for_status()
+
+        def held_back() -> dict[str, object]:
+            shown: dict[str, object] = client.get(f"/api/v1/apps/{app}").json()
+            return shown if shown["next_start_at"] else {}
+
+        shown = wait_until(held_back, "the app to be held back", timeout=60)
+        assert (shown["health"], shown["startup_failures"]) == ("UNHEALTHY", 0)
+        assert "SIGABRT" in str(shown["last_crash"])
+        said = platform.fal("apps", "show", app).stdout
+        assert all(part in said for part in ("UNHEALTHY", "next start at", "SIGABRT"))
+        (listed,) = [item for item in json.loads(platform.fal("apps", "list", "--json").stdout) if item["app"] == app]
+        assert listed["health"] == "UNHEALTHY"
+        wait_until(
+            lambda: "its workers crash one after the other" in platform.fal("logs", app).stdout, "the log to say so"
+        )
+        assert client.post(neighbour, json={}).json()["pid"] == pid

@@ -188,6 +188,14 @@ class Stage:
     async def call(self, app: str, path: str = "/", body: bytes = b"{}", mode: Mode = "queued") -> RequestRecord:
         return await self.result(app, await self.submit(app, path, body, mode))
 
+    async def promoted(self, app: str, request_id: str) -> None:
+        """Do the scheduler's part of a retry: bring the request back once its back-off is over."""
+
+        async def back() -> bool:
+            return await self.store.requests.promote(app, epoch=1) > 0
+
+        await await_until(back, f"the back-off of {request_id} is over", interval=0.05)
+
     async def log(self, app: str) -> list[LogEntry]:
         return await self.store.logs.tail(app, 1000)
 

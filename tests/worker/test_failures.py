@@ -32,15 +32,6 @@ def has_ended(process: psutil.Process) -> bool:
         return True
 
 
-async def promoted(on: Stage, app: str, request_id: str) -> None:
-    """Do the scheduler's part of a retry: bring the request back once its back-off is over."""
-
-    async def back() -> bool:
-        return await on.store.requests.promote(app, epoch=1) > 0
-
-    await await_until(back, f"the back-off of {request_id} is over", interval=0.05)
-
-
 def test_a_killed_runner_costs_a_queued_request_one_attempt(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:
@@ -52,7 +43,7 @@ def test_a_killed_runner_costs_a_queued_request_one_attempt(redis_url: str, tmp_
             ended = await on.reaches(first, WorkerState.TERMINATED)
             assert "SIGKILL" in (ended.reason or "")
             assert await asyncio.to_thread(on.ended, first) == 0
-            await promoted(on, app, request_id)
+            await on.promoted(app, request_id)
             await on.start_ready(app)
             record = await on.result(app, request_id)
 
@@ -250,7 +241,7 @@ def test_503_is_retried_on_a_new_runner(redis_url: str, tmp_path: Path) -> None:
 
             await on.reaches(worker, WorkerState.TERMINATED)
             assert await on.store.requests.state(app, request_id) is RequestState.IN_QUEUE
-            await promoted(on, app, request_id)
+            await on.promoted(app, request_id)
             await on.start_ready(app)
             record = await on.result(app, request_id)
             assert record.outcome is not None
@@ -268,7 +259,7 @@ def test_a_caller_may_count_the_retries(redis_url: str, tmp_path: Path) -> None:
             body = b'{"status": 503, "headers": {"x-fal-stop-runner": "false"}}'
             never = await on.result(app, await on.submit(app, "/answer", body, retries={"server_error": 0}))
             once = await on.submit(app, "/answer", body, retries={"server_error": 1})
-            await promoted(on, app, once)
+            await on.promoted(app, once)
             twice = await on.result(app, once)
 
             assert (never.attempt, twice.attempt) == (1, 2)

@@ -282,6 +282,7 @@ def test_a_request_that_cannot_be_passed_on_ends_alone(redis_url: str, tmp_path:
 
 LARGE = """
 import fal
+import fastapi
 from pydantic import BaseModel
 
 class Input(BaseModel):
@@ -291,6 +292,13 @@ class Probe(fal.App):
     @fal.endpoint("/")
     def run(self, request: Input) -> dict:
         return {"text": "x" * request.size}
+
+    @fal.endpoint("/busy-once")
+    def busy_once(self, request: Input, response: fastapi.Response) -> dict:
+        response.status_code = 200 if hasattr(self, "asked") else 503
+        self.asked = True
+        response.headers["x-fal-stop-runner"] = "false"
+        return {"text": "x" * (request.size if response.status_code == 503 else 1)}
 """
 
 
@@ -315,5 +323,9 @@ def test_a_result_that_finds_no_room_ends_its_request(redis_url: str, tmp_path: 
             assert b"could not be stored" in lost.outcome.body
             assert answer(served) == {"text": "x" * 10}
             assert served.worker_id == worker.worker_id
+            asked = await on.submit(app, "/busy-once", b'{"size": 400000}')
+            await on.promoted(app, asked)
+            tried_again = await on.result(app, asked)
+            assert (answer(tried_again), tried_again.attempt) == ({"text": "x"}, 2)
 
     run(story())

@@ -36,7 +36,7 @@ def list_apps(part: str | None, everything: bool, as_json: bool) -> None:
         print_json(apps)
         return
     Screen().table(
-        ["App", "Auth", "Revision", "Keep alive", "Min", "Max", "Runners"],
+        ["App", "Auth", "Revision", "Keep alive", "Min", "Max", "Runners", "Health"],
         [
             (
                 app.get("app"),
@@ -46,6 +46,7 @@ def list_apps(part: str | None, everything: bool, as_json: bool) -> None:
                 _scaling(app, "min_concurrency"),
                 _scaling(app, "max_concurrency"),
                 _runner_count(app),
+                app.get("health"),
             )
             for app in apps
         ],
