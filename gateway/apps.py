@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler.store.records import AppRecord, RevisionRecord, RevisionState
+from scheduler.store.records import AppRecord, AppSeen, RevisionRecord, RevisionState
+from scheduler.store.waiting import why_waiting
 
 from . import wire
 from .control import Control, answer
@@ -57,7 +58,19 @@ class Apps:
         """One app with its current revision."""
         app = await self._control.owned_alias(request)
         seen = await self._store.apps.observe(app.app)
-        return answer(wire.app(app, self._control.urls(request, app.app), seen, await self._current(app)))
+        revision = await self._current(app)
+        body = wire.app(app, self._control.urls(request, app.app), seen, revision)
+        return answer(body | {"waiting": await self._why_waiting(app, seen, revision)})
+
+    async def _why_waiting(self, app: AppRecord, seen: AppSeen, revision: RevisionRecord | None) -> str | None:
+        if seen.queued + seen.delayed == 0:
+            return None
+        if revision is None:
+            return why_waiting(app, seen, None, None, None)
+        environment, blocked = await asyncio.gather(
+            self._store.environments.get(revision.environment_key), self._store.apps.blocked(app.app)
+        )
+        return why_waiting(app, seen, revision, environment, blocked)
 
     async def _current(self, app: AppRecord) -> RevisionRecord | None:
         return await self._store.apps.revision(app.app, app.revision) if app.revision else None

@@ -159,6 +159,7 @@ def app(record: AppRecord, urls: Json, seen: AppSeen | None = None, revision: Re
         body["last_startup_error"] = revision.last_startup_error
         body["startup_failures"] = revision.startup_failures
         body["health"] = "UNHEALTHY" if revision.startup_failures or revision.crash_streak else "OK"
+        body["last_start"] = revision.last_start
         body["last_crash"] = revision.last_crash if revision.crash_streak else None
         next_start = next_start_ms(revision)
         waits = seen is not None and next_start > seen.now_ms

@@ -76,6 +76,7 @@ class RunnerTalk:
         self.exited: asyncio.Future[int] = self._loop.create_future()
         self.stage = "boot"
         self.stages = dict(assignment.stages)
+        self.stage_ended = asyncio.Event()
         self.stages["spawn"] = max(0.0, runner.started_at - assignment.ordered_at - sum(assignment.stages.values()))
         self._link: RunnerLink | None = None
         self._link_open = False
@@ -148,6 +149,7 @@ class RunnerTalk:
         elif isinstance(message, Stage):
             self.stages[message.name] = message.seconds
             self.stage = _NEXT_STAGE.get(message.name, self.stage)
+            self.stage_ended.set()
         elif isinstance(message, Ready | StartFailed) and not self.started.done():
             self.started.set_result(message)
 

@@ -145,8 +145,10 @@ class Worker:
             return False
         left = self._a.startup_timeout - (time.monotonic() - self._a.ordered_at)
         self._talk.started.add_done_callback(lambda _: self._news.set())
+        telling = self._loop.create_task(self._tell_stages(store))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), left)
+        telling.cancel()
         started = self._talk.started.result() if self._talk.started.done() else None
         if isinstance(started, StartFailed):
             await self._start_failed(
@@ -172,8 +174,16 @@ class Worker:
             store.workers.update(
                 a.app, a.worker_id, state=WorkerState.IDLE, ready=True, stages=stages, device=ready.device
             ),
-            store.apps.startup_succeeded(a.app, a.revision, ready.openapi),
+            store.apps.startup_succeeded(a.app, a.revision, ready.openapi, stages),
         )
+
+    async def _tell_stages(self, store: Store) -> None:
+        """Whoever waits for this start can see how far it is."""
+        while True:
+            await self._talk.stage_ended.wait()
+            self._talk.stage_ended.clear()
+            with contextlib.suppress(StoreError):
+                await store.workers.update(self._a.app, self._a.worker_id, stages=self._talk.stages)
 
     def _during(self) -> str:
         return {"boot": "while Python started", "import": "during import"}.get(self._talk.stage, "during setup()")

@@ -13,6 +13,9 @@ from fal._offers import gpus_serving, is_gpu, refusal, serves, stands_in
 
 from scheduler.store.records import HostRecord, WorkerRecord, WorkerState
 
+#: Apps named as holders of what another one waits for.
+MOST_HOLDERS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:
@@ -26,10 +29,27 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """No place now; ``reason`` says what is taken or offered. ``busy``: a worker that leaves would make room."""
+    """No place now; ``reason`` says what is taken or offered. ``busy``: a worker that leaves would make room.
+
+    ``holders`` are the workers that would.
+    """
 
     reason: str
     busy: bool = False
+    holders: tuple[WorkerRecord, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The reason, and who holds what is wanted."""
+        if not self.holders:
+            return self.reason
+        by_app: dict[str, list[str]] = {}
+        for worker in self.holders:
+            by_app.setdefault(worker.app, []).append(worker.state.value.lower())
+        most = sorted(by_app.items())[:MOST_HOLDERS]
+        named = [f"{app} ({', '.join(sorted(states))})" for app, states in most]
+        more = f" and {len(by_app) - len(most)} more apps" if len(by_app) > len(most) else ""
+        return f"{self.reason.rstrip('.')}, by {', '.join(named)}{more}."
 
 
 def place(
@@ -54,6 +74,7 @@ def place(
     wanted = max(1, num_gpus)
 
     offered: list[str] = []
+    wanted_cards: set[tuple[str, int]] = set()
     for machine_type in machine_types:
         serving = [h for h in alive if serves(machine_type, h, wanted)]
         if not serving:
@@ -64,10 +85,12 @@ def place(
         if found is not None:
             return found
         offered.append(machine_type)
+        wanted_cards |= {(host.host, gpu) for host in serving for gpu in gpus_serving(machine_type, host)}
 
     if offered:
         what = offered[0] if wanted == 1 else f"set of {wanted} x {offered[0]} on one host"
-        return Blocked(f"Waiting for a free {what}: all are in use.", busy=True)
+        holders = tuple(w for w in workers if any((w.host, gpu) in wanted_cards for gpu in w.gpu_ids))
+        return Blocked(f"Waiting for a free {what}: all are in use.", busy=True, holders=holders)
     for machine_type in machine_types:
         allowing = [h for h in alive if stands_in(machine_type, h)]
         if allowing:

@@ -106,8 +106,8 @@ class Reconciler:
             await self._say_held(revision, seen, decision.held)
             await self._end_hopeless(revision, workers)
         blocked = decision.start > 0 and not await self._start(revision, seen, decision.start, epoch)
-        if not blocked:
-            self._blocked.pop(app, None)
+        if not blocked and self._blocked.pop(app, None) is not None:
+            await self._store.apps.not_blocked(app)
         asleep = not (workers or seen.queued or seen.delayed or seen.in_progress or _wants_more(decision))
         if asleep:
             self.forget(app)
@@ -238,6 +238,7 @@ class Reconciler:
             log.warning("blocked", app=app, reason=blocked.reason)
             await self._store.logs.append(app, [LogEntry("", seen.now_ms / 1000, "WARN", blocked.reason)])
         self._blocked[app] = (blocked.reason, since)
+        await self._store.apps.say_blocked(app, blocked.words)
         if blocked.busy:
             await self._make_room(revision, seen)
         elif seen.now_ms - since >= NO_OFFER_PATIENCE_MS:

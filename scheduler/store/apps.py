@@ -81,10 +81,15 @@ class Apps:
         count: int = await SCRIPTS["startup_failed"](self._redis, app, revision, why=error, token=uuid.uuid4().hex)
         return count
 
-    async def startup_succeeded(self, app: str, revision: str, openapi: str) -> None:
-        """A worker is ready: failures are forgotten, its OpenAPI document is kept."""
-        with_document = {"startup_failures": "0", "last_startup_error": "", "openapi": openapi}
-        await self._set_on_revision(app, revision, with_document)
+    async def startup_succeeded(self, app: str, revision: str, openapi: str, stages: dict[str, float]) -> None:
+        """A worker is ready: failures are forgotten, its OpenAPI document and what its start took are kept."""
+        learned = {
+            "startup_failures": "0",
+            "last_startup_error": "",
+            "openapi": openapi,
+            "last_start": orjson.dumps(stages).decode(),
+        }
+        await self._set_on_revision(app, revision, learned)
 
     async def crash_streak_ended(self, app: str, revision: str) -> bool:
         """A worker has served its first request; returns whether its revision's workers had been crashing."""
@@ -203,6 +208,19 @@ class Apps:
             next_delayed_at_ms=due if due >= 0 else None,
         )
 
+    async def say_blocked(self, app: str, reason: str) -> None:
+        """There is no place for the app's next worker; forgotten after five seconds unless it is said again."""
+        await self._redis.command("SET", keys.blocked(app), reason, "PX", 5000)
+
+    async def blocked(self, app: str) -> str | None:
+        """Why there is no place for the app's next worker, or None when there is or nobody needs one."""
+        reason = await self._redis.command("GET", keys.blocked(app))
+        return reason.decode() if reason is not None else None
+
+    async def not_blocked(self, app: str) -> None:
+        """There is a place again."""
+        await self._redis.command("DEL", keys.blocked(app))
+
     async def list(self) -> list[AppRecord]:
         """All apps that exist, by name."""
         names = sorted(name.decode() for name in await self._redis.command("SMEMBERS", keys.apps()))
@@ -249,6 +267,7 @@ def _revision_record(app: str, revision: str, fields: Fields) -> RevisionRecord:
         crash_streak=_number(fields, "crash_streak") or 0,
         last_crash=fields.get("last_crash") or None,
         last_crash_at_ms=_number(fields, "last_crash_at"),
+        last_start=orjson.loads(fields.get("last_start") or "{}"),
     )
 
 

@@ -168,6 +168,14 @@ def crashes(app: str, revision: str) -> str:
     return f"{{{app}}}:crashes:{revision}"
 
 
+def blocked(app: str) -> str:
+    """Why there is no place for the app's next worker, in words, while that is so.
+
+    String; TTL: 5 s, because its writer repeats it each second; apps.
+    """
+    return f"{{{app}}}:blocked"
+
+
 def revisions(app: str) -> str:
     """Names of the app's revisions, scored by creation time.
 

@@ -234,7 +234,8 @@ class AppRecord:
 class RevisionRecord:
     """An immutable version of an app, and how its workers fare.
 
-    ``crash_streak``: 0, or by how much crashes hold its next worker back; see ``back_off``.
+    ``crash_streak``: 0, or by how much crashes hold its next worker back; see ``back_off``. ``last_start``: seconds of
+    each stage of its last worker's start, and their ``total``; empty before the first.
     """
 
     app: str
@@ -254,6 +255,7 @@ class RevisionRecord:
     crash_streak: int = 0
     last_crash: str | None = None
     last_crash_at_ms: int | None = None
+    last_start: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

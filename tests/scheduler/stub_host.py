@@ -88,7 +88,7 @@ class StubHost:
             if stop.is_set():
                 return
             await store.workers.update(app, worker_id, state=WorkerState.IDLE, ready=True)
-            await store.apps.startup_succeeded(app, record.revision, "{}")
+            await store.apps.startup_succeeded(app, record.revision, "{}", {})
             serving = asyncio.create_task(self._serve(inbox, worker_id))
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             inbox.close_to_new()

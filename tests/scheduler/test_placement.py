@@ -101,8 +101,10 @@ def test_cpu_types_always_fit_and_spread() -> None:
 
 
 def test_a_busy_card_is_waited_for_even_where_the_cpu_may_stand_in() -> None:
-    found = place(["GPU-A100"], 1, [host("a", "GPU-A100", cpu_fallback=True)], [worker("a", 0)])
-    assert found == Blocked("Waiting for a free GPU-A100: all are in use.", busy=True)
+    holder = worker("a", 0)
+    found = place(["GPU-A100"], 1, [host("a", "GPU-A100", cpu_fallback=True)], [holder])
+    assert found == Blocked("Waiting for a free GPU-A100: all are in use.", busy=True, holders=(holder,))
+    assert found.words == f"Waiting for a free GPU-A100: all are in use, by {holder.app} (running)."
 
 
 def test_the_cpu_stands_in_only_by_the_operators_choice_and_is_marked() -> None:

@@ -192,7 +192,7 @@ async def test_startup_failures_in_a_row_are_counted(redis_url: str, tmp_path: P
         assert record is not None
         assert (record.startup_failures, record.last_startup_error) == (3, "boom 2")
         assert record.last_startup_failure_at_ms is not None
-        await apps.startup_succeeded(APP, "r1", '{"openapi":"3.1.0"}')
+        await apps.startup_succeeded(APP, "r1", '{"openapi":"3.1.0"}', {"total": 1.5})
         record = await apps.revision(APP, "r1")
         assert record is not None
         assert (record.startup_failures, record.last_startup_error, record.openapi) == (

@@ -67,7 +67,7 @@ def _runner_count(app: dict[str, Any]) -> Any:
 @click.argument("app")
 @json_option
 def show(app: str, as_json: bool) -> None:
-    """Show one app: what its URL points at and its scaling settings."""
+    """Show one app: why its requests wait, what its URL points at, its scaling settings."""
     from fal.cli.console import Screen, print_json, when
 
     api = control_api()
@@ -77,6 +77,8 @@ def show(app: str, as_json: bool) -> None:
         return
     screen = Screen()
     screen.rule(str(content.get("app", app)))
+    if waiting := content.pop("waiting", None):
+        screen.parts(("waiting                   ", "bold"), (str(waiting), "yellow"))
     content["runners"] = ", ".join(str(item.get("state")) for item in content.pop("workers", [])) or "asleep"
     for key, value in content.items():
         if key == "app":
