@@ -59,7 +59,8 @@ class Deployments:
         files = read_files(body.get("files"), spec)
         ephemeral, message = _flag(body, "ephemeral"), _message(body)
         no_cache = _flag(body, "no_cache")
-        refusal = _offers.refusal(spec.machine_types, await self._store.hosts.list(), spec.num_gpus)
+        hosts = await self._store.hosts.list()
+        refusal = _offers.refusal(spec.machine_types, hosts, spec.num_gpus, spec.gpu_memory_mb)
         if refusal is not None:
             raise Refusal(409, refusal)
         if ephemeral:
@@ -163,7 +164,11 @@ class Deployments:
         notes = wire.environment_notes(await self._store.environments.get(revision.environment_key))
         spec = revision.spec
         hosts = [host for host in await self._store.hosts.list() if host.alive]
-        real = any(_offers.serves(name, host, spec.num_gpus) for name in spec.machine_types for host in hosts)
+        real = any(
+            _offers.serves(name, host, spec.num_gpus, spec.gpu_memory_mb)
+            for name in spec.machine_types
+            for host in hosts
+        )
         stand_in = next((n for n in spec.machine_types for h in hosts if _offers.stands_in(n, h)), None)
         if stand_in is not None and not real:
             notes["cpu_fallback"] = f"no host offers {stand_in}; a CPU stands in for it, which is slow"

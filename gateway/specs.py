@@ -23,6 +23,7 @@ _MACHINE_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_FILES = 20_000
 _NUMBERS_OF_REVISIONS = (
     "num_gpus",
+    "gpu_memory_mb",
     "max_multiplexing",
     "request_timeout",
     "startup_timeout",

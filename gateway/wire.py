@@ -160,6 +160,8 @@ def app(record: AppRecord, urls: Json, seen: AppSeen | None = None, revision: Re
         body["startup_failures"] = revision.startup_failures
         body["health"] = "UNHEALTHY" if revision.startup_failures or revision.crash_streak else "OK"
         body["last_start"] = revision.last_start
+        body["gpu_memory_mb"] = revision.spec.gpu_memory_mb
+        body["gpu_peak_mb"] = revision.gpu_peak_mb or None
         body["last_crash"] = revision.last_crash if revision.crash_streak else None
         next_start = next_start_ms(revision)
         waits = seen is not None and next_start > seen.now_ms
@@ -212,6 +214,7 @@ def worker(record: WorkerRecord) -> Json:
         "device": record.device,
         "cpu_fallback_for": record.cpu_fallback_for,
         "gpu_ids": list(record.gpu_ids),
+        "gpu_memory_mb": record.gpu_memory_mb,
         "created_at": _iso_ms(record.created_at_ms),
         "ready_at": _iso_ms(record.ready_at_ms),
         "idle_since": _iso_ms(record.idle_since_ms),

@@ -28,6 +28,7 @@ class Assignment:
         stages: what has been measured so far, by stage name.
         files: where users' files are kept, by variable; empty: in the data folder.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
+        simulated_gpus: the cards are not there; RAM stands for their memory.
     """
 
     app: str
@@ -60,6 +61,7 @@ class Assignment:
     stages: dict[str, float] = field(default_factory=dict)
     ping_seconds: float = 8.0
     files: dict[str, str] = field(default_factory=dict)
+    simulated_gpus: bool = False
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from envbuilder import BuildSettings, Environment, EnvironmentGone, find, hold
 from gpu_worker.assignment import Assignment
+from gpu_worker.inventory import nvml_gpus
 from gpu_worker.settings import AgentSettings
 from scheduler.store import Store
 from scheduler.store.errors import StoreFull
@@ -103,6 +104,7 @@ def _assignment(
         stages={"environment": time.monotonic() - began},
         ping_seconds=settings.ping_seconds,
         files=dict(settings.files),
+        simulated_gpus=settings.gpu_source not in (None, nvml_gpus),
     )
 
 

@@ -21,6 +21,7 @@ from fal._runner.protocol import Ready, Start, StartFailed
 from gpu_worker import outcomes, process_tree
 from gpu_worker.assignment import Assignment
 from gpu_worker.flight import Ending
+from gpu_worker.gpu_usage import GpuUsage, usage_source
 from gpu_worker.runner_process import RunnerProcess
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.serving import Limits, Serving
@@ -68,6 +69,7 @@ class Worker:
         self._stop_by = float("inf")
         self._gone: Ending | None = None
         self._serving: Serving | None = None
+        self._usage = GpuUsage(assignment.gpu_ids, usage_source(assignment.simulated_gpus))
 
     async def run(self) -> int:
         """Live. Returns the exit status: 0, or EXIT_STORE_AWAY when the store could not be told how it ended."""
@@ -255,6 +257,17 @@ class Worker:
                 in_flight = self._serving.in_flight if self._serving is not None else 0
                 self._stop_ordered(await store.workers.beat(self._a.app, self._a.worker_id, in_flight) or "")
             process_tree.reap_adopted({self._runner.pid})
+            await self._measure_gpus(store)
+
+    async def _measure_gpus(self, store: Store) -> None:
+        """What its revision's workers need of a GPU is learned from what they use; see ``placing.need_of``."""
+        if not self._a.gpu_ids:
+            return
+        before, pid = self._usage.peak_mb, self._runner.pid
+        peak = await asyncio.to_thread(self._usage.look, {pid, *process_tree.descendants(pid)})
+        if peak > before:
+            with contextlib.suppress(StoreError):
+                await store.apps.gpu_peak(self._a.app, self._a.revision, peak)
 
     async def _renew(self, inbox: Inbox) -> None:
         assert self._serving is not None

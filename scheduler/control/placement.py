@@ -1,12 +1,12 @@
 """Where a worker goes: machine types in the app's order over what the hosts offer and what is taken. Pure.
 
-Owns the choice of host and GPUs. Leaves reading hosts and workers and ordering the start to ``reconcile``, and the
-words for "nobody offers this" to ``fal._offers``.
+Owns the choice of host and GPUs, and of the idle workers that would have to go. Leaves reading hosts and workers and
+ordering starts and stops to ``placing``, and the words for "nobody offers this" to ``fal._offers``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fal._offers import gpus_serving, is_gpu, refusal, serves, stands_in
@@ -15,6 +15,23 @@ from scheduler.store.records import HostRecord, WorkerRecord, WorkerState
 
 #: Apps named as holders of what another one waits for.
 MOST_HOLDERS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one worker takes: machine types in order of preference, GPUs (ignored for CPU types), MiB of each.
+
+    ``gpu_memory_mb`` 0: whole GPUs. Otherwise it shares them with workers that say theirs, too.
+    """
+
+    machine_types: tuple[str, ...]
+    num_gpus: int = 1
+    gpu_memory_mb: int = 0
+
+    @property
+    def cards(self) -> int:
+        """GPUs on one host."""
+        return max(1, self.num_gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +69,39 @@ class Blocked:
         return f"{self.reason.rstrip('.')}, by {', '.join(named)}{more}."
 
 
-def place(
-    machine_types: Sequence[str], num_gpus: int, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]
-) -> Placed | Blocked:
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """One GPU that serves a machine type, and who is on it."""
+
+    index: int
+    memory_mb: int
+    workers: tuple[WorkerRecord, ...]
+
+    @property
+    def left_mb(self) -> int:
+        """MiB that nobody was given."""
+        if any(w.gpu_memory_mb == 0 for w in self.workers):
+            return 0
+        return self.memory_mb - sum(w.gpu_memory_mb for w in self.workers)
+
+    def has_room(self, memory_mb: int) -> bool:
+        """For a worker that needs so much, or the whole card (0)."""
+        return not self.workers if memory_mb == 0 else self.left_mb >= memory_mb
+
+    def cheapest_to_go(self, memory_mb: int, costs: Mapping[str, float]) -> tuple[WorkerRecord, ...] | None:
+        """Who must go for that room, cheapest first; None when those who may are not enough."""
+        gone: list[WorkerRecord] = []
+        for worker in sorted(self.workers, key=lambda w: (costs.get(w.worker_id, 0.0), w.worker_id)):
+            left = _Card(self.index, self.memory_mb, tuple(w for w in self.workers if w not in gone))
+            if left.has_room(memory_mb):
+                break
+            if worker.worker_id in costs:
+                gone.append(worker)
+        left = _Card(self.index, self.memory_mb, tuple(w for w in self.workers if w not in gone))
+        return tuple(gone) if left.has_room(memory_mb) else None
+
+
+def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]) -> Placed | Blocked:
     """The place for one more worker.
 
     Real offers are tried for every type in order before any CPU stands in for a GPU: a type further down the app's
@@ -62,51 +109,103 @@ def place(
     replaced by a slow CPU.
 
     Args:
-        machine_types: names in order of preference.
-        num_gpus: GPUs per worker; ignored for CPU types.
         hosts: all known hosts; those not alive are ignored.
         taken: every worker of every app; terminated ones are ignored.
     """
-    alive = sorted((h for h in hosts if h.alive), key=lambda h: h.host)
-    workers = [w for w in taken if w.state is not WorkerState.TERMINATED]
+    alive, workers = _alive(hosts), _living(taken)
     load = {h.host: sum(1 for w in workers if w.host == h.host) for h in alive}
-    used = {(w.host, gpu) for w in workers for gpu in w.gpu_ids}
-    wanted = max(1, num_gpus)
 
     offered: list[str] = []
-    wanted_cards: set[tuple[str, int]] = set()
-    for machine_type in machine_types:
-        serving = [h for h in alive if serves(machine_type, h, wanted)]
+    holders: dict[str, WorkerRecord] = {}
+    for machine_type in need.machine_types:
+        serving = [h for h in alive if serves(machine_type, h, need.cards, need.gpu_memory_mb)]
         if not serving:
             continue
         if not is_gpu(machine_type):
             return Placed(_least_loaded(serving, load), machine_type)
-        found = _cards(machine_type, wanted, serving, used)
+        found = _cards_for(machine_type, need, serving, workers)
         if found is not None:
             return found
         offered.append(machine_type)
-        wanted_cards |= {(host.host, gpu) for host in serving for gpu in gpus_serving(machine_type, host)}
+        holders |= {w.worker_id: w for h in serving for c in _cards(machine_type, h, need, workers) for w in c.workers}
 
     if offered:
-        what = offered[0] if wanted == 1 else f"set of {wanted} x {offered[0]} on one host"
-        holders = tuple(w for w in workers if any((w.host, gpu) in wanted_cards for gpu in w.gpu_ids))
-        return Blocked(f"Waiting for a free {what}: all are in use.", busy=True, holders=holders)
-    for machine_type in machine_types:
+        what = offered[0] if need.cards == 1 else f"set of {need.cards} x {offered[0]} on one host"
+        if need.gpu_memory_mb:
+            what = f"{need.gpu_memory_mb / 1024:g} GB of a {offered[0]}" if need.cards == 1 else what
+        return Blocked(f"Waiting for a free {what}: all are in use.", busy=True, holders=tuple(holders.values()))
+    for machine_type in need.machine_types:
         allowing = [h for h in alive if stands_in(machine_type, h)]
         if allowing:
             return Placed(_least_loaded(allowing, load), machine_type, cpu_fallback_for=machine_type)
-    return Blocked(refusal(machine_types, alive, wanted) or "No host has room.")
+    why = refusal(need.machine_types, alive, need.cards, need.gpu_memory_mb)
+    return Blocked(why or "No host has room.")
+
+
+def make_room(
+    need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord], costs: Mapping[str, float]
+) -> tuple[WorkerRecord, ...]:
+    """The workers whose leaving lets one more start, at the lowest cost together; empty when no such set exists.
+
+    Types are tried in the app's order, and all GPUs come from one host.
+
+    Args:
+        costs: by worker id, for those that may go; others stay.
+    """
+    alive, workers = _alive(hosts), _living(taken)
+    for machine_type in need.machine_types:
+        best: tuple[float, str, tuple[WorkerRecord, ...]] | None = None
+        for host in alive:
+            if not is_gpu(machine_type) or not serves(machine_type, host, need.cards, need.gpu_memory_mb):
+                continue
+            sets = (c.cheapest_to_go(need.gpu_memory_mb, costs) for c in _cards(machine_type, host, need, workers))
+            by_cost = [(sum(costs[w.worker_id] for w in gone), gone) for gone in sets if gone is not None]
+            by_cost.sort(key=lambda option: option[0])
+            if len(by_cost) < need.cards:
+                continue
+            chosen = by_cost[: need.cards]
+            going = {w.worker_id: w for _, gone in chosen for w in gone}
+            option = (sum(cost for cost, _ in chosen), host.host, tuple(going.values()))
+            if best is None or option[:2] < best[:2]:
+                best = option
+        if best is not None:
+            return best[2]
+    return ()
+
+
+def _alive(hosts: Iterable[HostRecord]) -> list[HostRecord]:
+    return sorted((h for h in hosts if h.alive), key=lambda h: h.host)
+
+
+def _living(taken: Iterable[WorkerRecord]) -> list[WorkerRecord]:
+    return [w for w in taken if w.state is not WorkerState.TERMINATED]
 
 
 def _least_loaded(hosts: Sequence[HostRecord], load: dict[str, int]) -> str:
     return min(hosts, key=lambda h: (load[h.host], h.host)).host
 
 
-def _cards(machine_type: str, wanted: int, hosts: Sequence[HostRecord], used: set[tuple[str, int]]) -> Placed | None:
-    """The host with the fewest free cards that still fit, so that whole machines stay free for larger apps."""
+def _cards(machine_type: str, host: HostRecord, need: Need, workers: Sequence[WorkerRecord]) -> list[_Card]:
+    here = [w for w in workers if w.host == host.host]
+    sizes = {gpu[0]: gpu[2] for gpu in host.gpus}
+    return [
+        _Card(index, sizes[index], tuple(w for w in here if index in w.gpu_ids))
+        for index in gpus_serving(machine_type, host, need.gpu_memory_mb)
+    ]
+
+
+def _cards_for(
+    machine_type: str, need: Need, hosts: Sequence[HostRecord], workers: Sequence[WorkerRecord]
+) -> Placed | None:
+    """The host with the least room that still fits, and its fullest GPUs: what is whole stays so for larger apps."""
     best: tuple[int, str, tuple[int, ...]] | None = None
     for host in hosts:
-        free = sorted(gpu for gpu in gpus_serving(machine_type, host) if (host.host, gpu) not in used)
-        if len(free) >= wanted and (best is None or (len(free), host.host) < best[:2]):
-            best = (len(free), host.host, tuple(free[:wanted]))
+        fitting = [c for c in _cards(machine_type, host, need, workers) if c.has_room(need.gpu_memory_mb)]
+        fitting.sort(key=lambda c: (c.left_mb if need.gpu_memory_mb else 0, c.index))
+        if len(fitting) < need.cards:
+            continue
+        chosen = fitting[: need.cards]
+        room = sum(c.left_mb for c in chosen) if need.gpu_memory_mb else len(fitting)
+        if best is None or (room, host.host) < best[:2]:
+            best = (room, host.host, tuple(c.index for c in chosen))
     return Placed(best[1], machine_type, best[2]) if best else None

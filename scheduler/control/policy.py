@@ -27,7 +27,10 @@ _READY = (WorkerState.IDLE, WorkerState.RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the app asks for: the alias' scaling settings and what is known of the revision that it points at."""
+    """What the app asks for: the alias' scaling settings and what is known of the revision that it points at.
+
+    ``linger_ms``: how long a worker with a GPU stays past its keep_alive; whoever waits for its card may have it then.
+    """
 
     revision: str
     scaling: ScalingSpec
@@ -36,6 +39,7 @@ class Policy:
     last_startup_failure_at_ms: int | None = None
     crash_streak: int = 0
     last_crash_at_ms: int | None = None
+    linger_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ def decide(policy: Policy, seen: AppSeen, memory: Memory, now_ms: int) -> tuple[
     start, held, retry_at = _hold_back(policy, memory, supply, start, now_ms)
 
     failing = _failures(policy, memory) > 0 and not supply.ready
-    stops, keep_alive_ends = _stops(policy.scaling, supply, target, failing, now_ms)
+    stops, keep_alive_ends = _stops(policy, supply, target, failing, now_ms)
     stopped = {stop.worker_id for stop in stops}
     kept = [w for w in (*supply.starting, *supply.ready) if w.worker_id not in stopped]
 
@@ -209,19 +213,17 @@ def _hold_back(
 
 
 def _stops(
-    scaling: ScalingSpec, supply: _Supply, target: int, failing: bool, now_ms: int
+    policy: Policy, supply: _Supply, target: int, failing: bool, now_ms: int
 ) -> tuple[tuple[Stop, ...], int | None]:
     stops = [Stop(w.worker_id, "kill", "its revision was replaced") for w in supply.old_starting]
-    stops += _over_max(scaling.max_concurrency, supply)
+    stops += _over_max(policy.scaling.max_concurrency, supply)
     taken = {stop.worker_id for stop in stops}
     ready = [w for w in supply.ready if w.worker_id not in taken]
-    idle_stops, ends = _past_keep_alive(ready, len(ready) - target, scaling.keep_alive, now_ms)
+    idle_stops, ends = _past_keep_alive(policy, ready, len(ready) - target, now_ms)
     stops += idle_stops
     if failing:
         # A revision that does not start must not cost the app the workers that still serve it.
-        old_stops, old_ends = _past_keep_alive(
-            supply.old_ready, len(supply.old_ready) - target, scaling.keep_alive, now_ms
-        )
+        old_stops, old_ends = _past_keep_alive(policy, supply.old_ready, len(supply.old_ready) - target, now_ms)
     else:
         leaving = max(0, len(supply.old_ready) - max(0, target - len(ready)))
         old_stops = [
@@ -244,20 +246,24 @@ def _over_max(maximum: int, supply: _Supply) -> list[Stop]:
 
 
 def _past_keep_alive(
-    ready: list[WorkerRecord] | tuple[WorkerRecord, ...], spare: int, keep_alive: int, now_ms: int
+    policy: Policy, ready: list[WorkerRecord] | tuple[WorkerRecord, ...], spare: int, now_ms: int
 ) -> tuple[list[Stop], int | None]:
     """Idle workers whose keep_alive is over, at most ``spare``; and when the next one's ends."""
     if spare <= 0:
         return [], None
+    keep_alive = policy.scaling.keep_alive
     stops: list[Stop] = []
+    times: list[int] = []
     for worker in _longest_idle(ready):
         if len(stops) == spare or worker.in_flight > 0 or worker.idle_since_ms is None:
             break
-        ends = max(worker.idle_since_ms, worker.ready_at_ms or 0) + keep_alive * 1000
+        lingers = policy.linger_ms if worker.gpu_ids else 0
+        ends = max(worker.idle_since_ms, worker.ready_at_ms or 0) + keep_alive * 1000 + lingers
         if now_ms < ends:
-            return stops, ends
-        stops.append(Stop(worker.worker_id, "idle", f"idle for keep_alive ({keep_alive} s)"))
-    return stops, None
+            times.append(ends)
+        else:
+            stops.append(Stop(worker.worker_id, "idle", f"idle for keep_alive ({keep_alive} s)"))
+    return stops, min(times, default=None)
 
 
 def _longest_idle(workers: list[WorkerRecord] | tuple[WorkerRecord, ...]) -> list[WorkerRecord]:

@@ -1,19 +1,18 @@
 """One look at one app, and what follows: observe, decide, place, start and stop workers.
 
-Owns what is remembered between looks and the picture of which cards are taken. Leaves when to look to ``dispatch`` and
-``service``, what is right to ``policy`` and ``placement``, and clearing up after the dead to ``reaper``.
+Owns what is remembered between looks. Leaves when to look to ``dispatch`` and ``service``, how many workers are right
+to ``policy``, where they go to ``placing``, and clearing up after the dead to ``reaper``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import uuid
 from dataclasses import dataclass
 
 import structlog
 
 from scheduler.control import outcomes
-from scheduler.control.placement import Blocked, Placed, place
+from scheduler.control.placing import Placer
 from scheduler.control.policy import Decision, Memory, Policy, decide
 from scheduler.store import Store
 from scheduler.store.records import (
@@ -63,17 +62,16 @@ class Reconciler:
 
     Args:
         store: where everything is.
+        linger_s: how long a worker with a GPU stays past its keep_alive where nobody waits for one.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, linger_s: float = 0) -> None:
         self._store = store
+        self._placer = Placer(store)
+        self._linger_ms = round(linger_s * 1000)
         self._memories: dict[str, Memory] = {}
         self._revisions: dict[str, str] = {}
-        self._fleet: dict[str, tuple[WorkerRecord, ...]] = {}
-        self._blocked: dict[str, tuple[str, int]] = {}
         self._held: dict[str, tuple[str, int, int]] = {}
-        self._placing = asyncio.Lock()
-        self._knows_the_fleet = False
 
     async def once(self, app: str, epoch: int) -> Look:
         """Look at ``app`` and do what follows.
@@ -84,7 +82,7 @@ class Reconciler:
         """
         record, seen, revision = await self._read(app, epoch)
         workers = tuple(w for w in seen.workers if w.state is not WorkerState.TERMINATED)
-        freed = self._update_fleet(app, workers)
+        freed = self._placer.update(app, workers)
         if record is None or revision is None:
             await self._without_revision(seen, workers)
             return Look(seen, not (workers or seen.queued or seen.delayed or seen.in_progress), freed=freed)
@@ -97,6 +95,7 @@ class Reconciler:
             revision.last_startup_failure_at_ms,
             revision.crash_streak,
             revision.last_crash_at_ms,
+            self._linger_ms,
         )
         decision, self._memories[app] = decide(policy, seen, self._memories.get(app, Memory()), seen.now_ms)
         for stop in decision.stops:
@@ -105,9 +104,9 @@ class Reconciler:
         if decision.held is not None:
             await self._say_held(revision, seen, decision.held)
             await self._end_hopeless(revision, workers)
-        blocked = decision.start > 0 and not await self._start(revision, seen, decision.start, epoch)
-        if not blocked and self._blocked.pop(app, None) is not None:
-            await self._store.apps.not_blocked(app)
+        blocked = decision.start > 0 and not await self._start(record, revision, seen, decision.start, epoch)
+        if not blocked:
+            await self._placer.wants_no_more(app)
         asleep = not (workers or seen.queued or seen.delayed or seen.in_progress or _wants_more(decision))
         if asleep:
             self.forget(app)
@@ -116,7 +115,8 @@ class Reconciler:
 
     def forget(self, app: str) -> None:
         """Drop what is remembered of an app at rest; a sleeping app costs no memory here."""
-        for kept in (self._memories, self._revisions, self._fleet, self._blocked, self._held):
+        self._placer.forget(app)
+        for kept in (self._memories, self._revisions, self._held):
             kept.pop(app, None)
 
     async def _read(self, app: str, epoch: int) -> tuple[AppRecord | None, AppSeen, RevisionRecord | None]:
@@ -133,22 +133,13 @@ class Reconciler:
             self._revisions[app] = record.revision
         return record, seen, revision
 
-    def _update_fleet(self, app: str, workers: tuple[WorkerRecord, ...]) -> bool:
-        before = {(w.host, gpu) for w in self._fleet.get(app, ()) for gpu in w.gpu_ids}
-        after = {(w.host, gpu) for w in workers for gpu in w.gpu_ids}
-        if workers:
-            self._fleet[app] = workers
-        else:
-            self._fleet.pop(app, None)
-        return bool(before - after)
-
     async def _without_revision(self, seen: AppSeen, workers: tuple[WorkerRecord, ...]) -> None:
         """The app was deleted: whoever still works for it finishes and leaves, and what came back to wait ends."""
         app = seen.app
         self.forget(app)
         if seen.queued or seen.delayed:
             await self._store.requests.fail_deleted(app)
-        self._update_fleet(app, workers)
+        self._placer.update(app, workers)
         for worker in workers:
             if worker.stop_requested is None:
                 await self._store.workers.request_stop(app, worker.worker_id, "drain", "the app was deleted")
@@ -184,35 +175,16 @@ class Reconciler:
         if ended:
             log.warning("ended waiting requests", app=app, count=ended, error_type=outcome.error_type)
 
-    async def _start(self, revision: RevisionRecord, seen: AppSeen, count: int, epoch: int) -> bool:
+    async def _start(self, record: AppRecord, revision: RevisionRecord, seen: AppSeen, count: int, epoch: int) -> bool:
         """Place up to ``count`` workers; False when there is no place for one of them."""
         if not await self._environment_ready(revision, seen.now_ms):
             return True
-        spec = revision.spec
-        async with self._placing:
-            await self._learn_the_fleet()
-            hosts = await self._store.hosts.list()
-            for _ in range(count):
-                taken = [w for workers in self._fleet.values() for w in workers]
-                found = place(spec.machine_types, spec.num_gpus, hosts, taken)
-                if isinstance(found, Blocked):
-                    await self._say_blocked(revision, seen, found)
-                    return False
-                worker = _worker(revision, found, seen.now_ms)
-                await self._store.workers.place(worker, epoch)
-                self._fleet[revision.app] = (*self._fleet.get(revision.app, ()), worker)
-                log.info("start", app=worker.app, worker=worker.worker_id, host=worker.host, type=worker.machine_type)
-        return True
-
-    async def _learn_the_fleet(self) -> None:
-        """What an earlier leader placed takes up cards, also in apps that were not looked at yet."""
-        if self._knows_the_fleet:
-            return
-        names = [name for name in await self._store.apps.names() if name not in self._fleet]
-        for name, workers in zip(names, await asyncio.gather(*map(self._store.workers.list, names)), strict=True):
-            if workers:
-                self._fleet.setdefault(name, tuple(workers))
-        self._knows_the_fleet = True
+        if await self._placer.start(record, revision, seen, count, epoch):
+            return True
+        waiting = self._placer.waiting(record.app)
+        if waiting is not None and not waiting.blocked.busy and seen.now_ms - waiting.since_ms >= NO_OFFER_PATIENCE_MS:
+            await self._fail_waiting(record.app, outcomes.no_place(waiting.blocked.reason), direct_only=True)
+        return False
 
     async def _environment_ready(self, revision: RevisionRecord, now_ms: int) -> bool:
         """Whether the environment is there; a lost one is asked for again, and who waits on a broken one ends."""
@@ -231,36 +203,6 @@ class Reconciler:
                 await self._fail_waiting(app, outcome, direct_only=False)
         return False
 
-    async def _say_blocked(self, revision: RevisionRecord, seen: AppSeen, blocked: Blocked) -> None:
-        app = revision.app
-        reason, since = self._blocked.get(app, ("", seen.now_ms))
-        if reason != blocked.reason:
-            log.warning("blocked", app=app, reason=blocked.reason)
-            await self._store.logs.append(app, [LogEntry("", seen.now_ms / 1000, "WARN", blocked.reason)])
-        self._blocked[app] = (blocked.reason, since)
-        await self._store.apps.say_blocked(app, blocked.words)
-        if blocked.busy:
-            await self._make_room(revision, seen)
-        elif seen.now_ms - since >= NO_OFFER_PATIENCE_MS:
-            await self._fail_waiting(app, outcomes.no_place(blocked.reason), direct_only=True)
-
-    async def _make_room(self, revision: RevisionRecord, seen: AppSeen) -> None:
-        """The app's own old revision holds the card that the new one needs: one of its workers goes first."""
-        old = [
-            w
-            for w in seen.workers
-            if w.revision != revision.revision
-            and w.state in (WorkerState.IDLE, WorkerState.RUNNING)
-            and w.stop_requested is None
-        ]
-        leaving = any(w.stop_requested is not None and w.gpu_ids for w in seen.workers)
-        if old and not leaving:
-            first = min(old, key=lambda w: (w.in_flight, w.created_at_ms, w.worker_id))
-            log.info("stop", app=revision.app, worker=first.worker_id, how="drain", reason="makes room")
-            await self._store.workers.request_stop(
-                revision.app, first.worker_id, "drain", "makes room for the new revision"
-            )
-
 
 async def _nothing() -> None:
     return None
@@ -268,17 +210,3 @@ async def _nothing() -> None:
 
 def _wants_more(decision: Decision) -> bool:
     return decision.desired > 0 or decision.held is not None or decision.again_at_ms is not None
-
-
-def _worker(revision: RevisionRecord, placed: Placed, now_ms: int) -> WorkerRecord:
-    return WorkerRecord(
-        app=revision.app,
-        worker_id=str(uuid.uuid4()),
-        revision=revision.revision,
-        host=placed.host,
-        state=WorkerState.PENDING,
-        machine_type=placed.machine_type,
-        gpu_ids=placed.gpu_ids,
-        created_at_ms=now_ms,
-        cpu_fallback_for=placed.cpu_fallback_for,
-    )

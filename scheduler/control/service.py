@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import uuid
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ class Settings:
         sleeping_passes: a sleeping app is looked at once in so many passes.
         worker_silent_ms: silence after which a worker counts as gone.
         stop_grace: how long looks under way may take when the service stops.
+        linger: how long a worker with a GPU stays past its keep_alive where nobody waits for one.
     """
 
     redis_url: str
@@ -50,19 +52,24 @@ class Settings:
     sleeping_passes: int = 30
     worker_silent_ms: int = WORKER_SILENT_MS
     stop_grace: float = 5.0
+    linger: float = 0.0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Read KEEPWARM_REDIS_URL and KEEPWARM_DATA.
+        """Read KEEPWARM_REDIS_URL, KEEPWARM_DATA and KEEPWARM_LINGER_SECONDS.
 
         Raises:
-            ValueError: no Redis is named.
+            ValueError: no Redis is named, or a time that is none.
         """
         url = environ.get("KEEPWARM_REDIS_URL")
         if not url:
             raise ValueError("KEEPWARM_REDIS_URL is not set; name the platform's Redis, e.g. redis://127.0.0.1:6379/0")
         data = environ.get("KEEPWARM_DATA") or Path.home() / ".keepwarm"
-        return cls(redis_url=url, data_dir=Path(data))
+        text = environ.get("KEEPWARM_LINGER_SECONDS") or "0"
+        linger = float(text) if re.fullmatch(r"\d{1,9}(\.\d+)?", text) else None
+        if linger is None:
+            raise ValueError(f"KEEPWARM_LINGER_SECONDS is {text!r}; write a number of seconds, e.g. 3600")
+        return cls(redis_url=url, data_dir=Path(data), linger=linger)
 
 
 class Scheduler:
@@ -76,7 +83,7 @@ class Scheduler:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._reconciler = Reconciler(store)
+        self._reconciler = Reconciler(store, settings.linger)
         self._reaper = Reaper(store, settings.worker_silent_ms)
         self._dispatcher = Dispatcher(self._look)
         self._epoch: int | None = None
@@ -133,7 +140,7 @@ class Scheduler:
             log.info("leads" if epoch is not None else "another scheduler leads", epoch=epoch)
             self._epoch = epoch
             # Memories of an earlier reign may be about another world.
-            self._reconciler = Reconciler(self._store)
+            self._reconciler = Reconciler(self._store, self._settings.linger)
             if epoch is not None:
                 await self.scan()
         return self.leads

@@ -95,6 +95,10 @@ class Apps:
         """A worker has served its first request; returns whether its revision's workers had been crashing."""
         return bool(await SCRIPTS["end_crash_streak"](self._redis, app, revision))
 
+    async def gpu_peak(self, app: str, revision: str, mb: int) -> bool:
+        """A worker used ``mb`` MiB of one GPU; returns whether that is more than was known of its revision."""
+        return bool(await SCRIPTS["raise_gpu_peak"](self._redis, app, revision, mb=mb))
+
     # --- the alias ------------------------------------------------------------------------------------------------
 
     async def point(
@@ -268,6 +272,7 @@ def _revision_record(app: str, revision: str, fields: Fields) -> RevisionRecord:
         last_crash=fields.get("last_crash") or None,
         last_crash_at_ms=_number(fields, "last_crash_at"),
         last_start=orjson.loads(fields.get("last_start") or "{}"),
+        gpu_peak_mb=_number(fields, "gpu_peak") or 0,
     )
 
 

@@ -235,7 +235,8 @@ class RevisionRecord:
     """An immutable version of an app, and how its workers fare.
 
     ``crash_streak``: 0, or by how much crashes hold its next worker back; see ``back_off``. ``last_start``: seconds of
-    each stage of its last worker's start, and their ``total``; empty before the first.
+    each stage of its last worker's start, and their ``total``; empty before the first. ``gpu_peak_mb``: the most that a
+    worker of it was seen to use of one GPU, in MiB; 0 before that.
     """
 
     app: str
@@ -256,6 +257,7 @@ class RevisionRecord:
     last_crash: str | None = None
     last_crash_at_ms: int | None = None
     last_start: dict[str, float] = field(default_factory=dict)
+    gpu_peak_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +278,7 @@ class WorkerRecord:
 
     ``idle_since_ms``: when its last request ended or it became ready; None while it has work or is not ready.
     ``leftover``: slots still taken by code whose request has ended without it (cancelled, lease lost).
+    ``gpu_memory_mb``: MiB that it was given of each of its GPUs; 0: they are all its own.
     """
 
     app: str
@@ -297,6 +300,7 @@ class WorkerRecord:
     stop_requested: str | None = None
     reason: str | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    gpu_memory_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)

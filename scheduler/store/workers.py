@@ -36,6 +36,7 @@ class Workers:
             "state": w.state,
             "machine_type": w.machine_type,
             "gpu_ids": ",".join(str(gpu) for gpu in w.gpu_ids),
+            "gpu_memory": str(w.gpu_memory_mb),
             "device": w.device,
             "cpu_fallback_for": w.cpu_fallback_for or "",
             "stages": orjson.dumps(w.stages),
@@ -174,4 +175,5 @@ def worker_record(app: str, fields: dict[str, str]) -> WorkerRecord:
         stop_requested=fields.get("stop_requested") or None,
         reason=fields.get("reason") or None,
         stages=orjson.loads(fields.get("stages") or "{}"),
+        gpu_memory_mb=int(fields.get("gpu_memory", "0")),
     )

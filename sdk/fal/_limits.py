@@ -56,6 +56,8 @@ _LIMITS = {
     "concurrency_buffer_perc": _Limit(0, 1000),
     "max_multiplexing": _Limit(1, 10_000),
     "num_gpus": _Limit(1, 64),
+    "gpu_memory_mb": _Limit(0, 1 << 24, " of MiB"),
+    "app_priority": _Limit(-100, 100),
 }
 #: Settings that are numbers within bounds.
 NUMBERS = frozenset(_LIMITS)

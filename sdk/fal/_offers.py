@@ -36,16 +36,16 @@ def is_gpu(machine_type: str) -> bool:
     return machine_type == "GPU" or machine_type.startswith("GPU-")
 
 
-def gpus_serving(machine_type: str, host: HostOffer) -> tuple[int, ...]:
-    """Indexes of the host's GPUs that this type may use, in the host's order."""
-    return tuple(gpu[0] for gpu in host.gpus if machine_type in gpu[3])
+def gpus_serving(machine_type: str, host: HostOffer, memory_mb: int = 0) -> tuple[int, ...]:
+    """Indexes of the host's GPUs that this type may use and that have that much memory, in the host's order."""
+    return tuple(gpu[0] for gpu in host.gpus if machine_type in gpu[3] and gpu[2] >= memory_mb)
 
 
-def serves(machine_type: str, host: HostOffer, num_gpus: int = 1) -> bool:
-    """Whether the host has the type for real, with at least ``num_gpus`` such GPUs if it is a GPU type."""
+def serves(machine_type: str, host: HostOffer, num_gpus: int = 1, memory_mb: int = 0) -> bool:
+    """Whether the host has the type for real; if it is a GPU type, enough such GPUs with that much memory each."""
     if machine_type not in host.machine_types:
         return False
-    return not is_gpu(machine_type) or len(gpus_serving(machine_type, host)) >= max(num_gpus, 1)
+    return not is_gpu(machine_type) or len(gpus_serving(machine_type, host, memory_mb)) >= max(num_gpus, 1)
 
 
 def stands_in(machine_type: str, host: HostOffer) -> bool:
@@ -56,15 +56,22 @@ def stands_in(machine_type: str, host: HostOffer) -> bool:
     return host.cpu_fallback and machine_type in GPU_MACHINE_TYPES
 
 
-def refusal(machine_types: Sequence[str], hosts: Iterable[HostOffer], num_gpus: int = 1) -> str | None:
+def refusal(
+    machine_types: Sequence[str], hosts: Iterable[HostOffer], num_gpus: int = 1, memory_mb: int = 0
+) -> str | None:
     """Why none of ``machine_types`` can run, what the hosts offer and what to do next; None when one can.
 
-    Hosts that are not alive offer nothing.
+    Hosts that are not alive offer nothing. ``memory_mb``: MiB that each GPU must have.
     """
     alive = [host for host in hosts if host.alive]
-    if any(serves(name, host, num_gpus) or stands_in(name, host) for name in machine_types for host in alive):
+    if any(
+        serves(name, host, num_gpus, memory_mb) or stands_in(name, host) for name in machine_types for host in alive
+    ):
         return None
-    wanted = _either([f"{num_gpus} x {name}" if is_gpu(name) and num_gpus > 1 else name for name in machine_types])
+    size = f" with {memory_mb / 1024:g} GB (gpu_memory)" if memory_mb else ""
+    wanted = _either(
+        [f"{f'{num_gpus} x ' if num_gpus > 1 else ''}{name}{size}" if is_gpu(name) else name for name in machine_types]
+    )
     if not alive:
         return (
             f"No host offers {wanted}: no host is connected. Next: start one with `keepwarm up` "

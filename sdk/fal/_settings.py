@@ -27,6 +27,7 @@ ATTRIBUTES = frozenset(
         "constraints",
         "data_mounts",
         "exclude_newer",
+        "gpu_memory",
         "health_check_config",
         "image",
         "kind",
@@ -69,6 +70,7 @@ _IGNORED = frozenset(
 KNOWN = ATTRIBUTES | _IGNORED
 DEFAULTS: Mapping[str, Any] = {"machine_type": "S", "keep_alive": 60, "resolver": "uv"}
 APP_FILES_IGNORE = (r"\.pyc$", r"__pycache__/", r"\.git/", r"\.DS_Store$")
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([GM])i?B?", re.IGNORECASE)
 _NAME_PARTS = re.compile(r"[A-Z][a-z]*")
 
 
@@ -163,6 +165,8 @@ def resolve(owner: str, given: Mapping[str, Any]) -> AppSettings:
     ):
         if key in values:
             spec[key] = values[key]
+    if "gpu_memory" in values:
+        spec["gpu_memory_mb"] = _mebibytes(owner, values["gpu_memory"])
     if "secrets" in values:
         spec["secrets"] = _strings(owner, "secrets", values["secrets"], allow_text=False)
     return AppSettings(
@@ -221,6 +225,15 @@ def _strings(owner: str, key: str, value: Any, *, allow_text: bool = True) -> tu
     if allow_text and not value:
         raise ValueError(f"{owner}: {key} is empty; name at least one")
     return tuple(value)
+
+
+def _mebibytes(owner: str, value: Any) -> int:
+    """``"12GB"`` or ``"800MB"`` in MiB; both are read as powers of 1024, as GPUs are sold."""
+    found = _MEMORY.fullmatch(value.strip()) if isinstance(value, str) else None
+    size = round(float(found[1]) * (1024 if found[2].upper() == "G" else 1)) if found else 0
+    if size < 1 or number_fault("gpu_memory_mb", size) is not None:
+        raise ValueError(f'{owner}: gpu_memory is {value!r}; write what one worker needs of its GPU, as in "12GB"')
+    return size
 
 
 def _scaling(owner: str, values: Mapping[str, Any]) -> ScalingSpec:

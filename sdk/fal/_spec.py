@@ -47,7 +47,11 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True)
 class ScalingSpec:
-    """Scaling settings; they belong to the app's alias and survive deploys. Times in seconds."""
+    """Scaling settings; they belong to the app's alias and survive deploys. Times in seconds.
+
+    ``app_priority``: who gets a card first when several apps wait for one; an app above another may also take the cards
+    of its idle workers before their keep_alive is over.
+    """
 
     keep_alive: int = 60
     min_concurrency: int = 0
@@ -55,6 +59,7 @@ class ScalingSpec:
     concurrency_buffer: int = 0
     concurrency_buffer_perc: int = 0
     scaling_delay: float = 0
+    app_priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class AppSpec:
         entry_file: posix path of the app's file inside the bundle.
         machine_types: tried in order; the first that a host offers is used.
         auth: ``None`` means "keep the alias's, else private" (``fal run``: public).
+        gpu_memory_mb: MiB that a worker needs of each of its GPUs, which it then shares with others that say theirs;
+            0 takes whole GPUs.
     """
 
     name: str
@@ -84,6 +91,7 @@ class AppSpec:
     environment: EnvironmentSpec
     machine_types: tuple[str, ...] = ("S",)
     num_gpus: int = 1
+    gpu_memory_mb: int = 0
     scaling: ScalingSpec = field(default_factory=ScalingSpec)
     auth: Auth | None = None
     max_multiplexing: int = 1

@@ -83,6 +83,8 @@ _RETRY = (
     Guard("retry", "suspects run alone first", "tonumber(suspects) > 1 and r.solo ~= '1'", "false"),
     Guard("retry", "a crash alone counts", "tonumber(suspects) > 1 and r.solo ~= '1'", "true"),
     Guard("retry", "a suspect is marked", "redis.call('HSET', key, 'solo', '1')", "local _"),
+    Guard("raise_gpu_peak", "a peak only rises", "if tonumber(mb) <= ", "if -1 > "),
+    Guard("raise_gpu_peak", "of a revision that is there", "'EXISTS', revision) == 0", "'EXISTS', revision) == 2"),
     Guard("include/crashing", "a worker crashes once", "redis.call('HSETNX', worker, 'crashed', '1') == 0", "false"),
     Guard("include/crashing", "a few crashes are no streak", "ZCARD', window) < 5", "ZCARD', window) < 1"),
     Guard("include/crashing", "a streak goes on", "streak == 0 and ", ""),

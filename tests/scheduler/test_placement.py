@@ -8,7 +8,7 @@ from fal._spec import CPU_MACHINE_TYPES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.control.placement import Blocked, Placed, place
+from scheduler.control.placement import Blocked, Need, Placed, make_room, place
 from scheduler.store.records import HostRecord, WorkerRecord, WorkerState
 
 TYPES = ["GPU-A100", "GPU-H100", "GPU", "XS", "M"]
@@ -22,6 +22,10 @@ def host(name: str, *gpus: str, cpu_fallback: bool = False, alive: bool = True) 
 
 def worker(on: str, *gpu_ids: int, state: WorkerState = WorkerState.RUNNING, **fields: Any) -> WorkerRecord:
     return WorkerRecord("o/b", f"{on}-{gpu_ids}", "r", on, state, "GPU-A100", gpu_ids, 0, **fields)
+
+
+def put(types: list[str], gpus: int, fleet: list[HostRecord], taken: list[WorkerRecord]) -> Placed | Blocked:
+    return place(Need(tuple(types), gpus), fleet, taken)
 
 
 hosts = st.lists(
@@ -51,7 +55,7 @@ wishes = st.lists(st.sampled_from(TYPES), min_size=1, max_size=3, unique=True)
 def test_a_place_is_real_free_and_asked_for(
     types: list[str], gpus: int, fleet: list[HostRecord], workers: list[WorkerRecord]
 ) -> None:
-    found = place(types, gpus, fleet, workers)
+    found = put(types, gpus, fleet, workers)
     if isinstance(found, Blocked):
         assert found.reason.endswith(".")
         return
@@ -77,54 +81,140 @@ def test_a_place_is_real_free_and_asked_for(
 def test_no_cpu_stands_in_while_any_asked_type_is_offered_for_real(
     types: list[str], gpus: int, fleet: list[HostRecord], workers: list[WorkerRecord]
 ) -> None:
-    found = place(types, gpus, fleet, workers)
+    found = put(types, gpus, fleet, workers)
     if isinstance(found, Placed) and found.cpu_fallback_for:
-        assert isinstance(place(types, gpus, [h for h in fleet if not h.cpu_fallback], []), Blocked)
+        assert isinstance(put(types, gpus, [h for h in fleet if not h.cpu_fallback], []), Blocked)
 
 
 def test_types_are_tried_in_order() -> None:
     fleet = [host("a", "GPU-A100"), host("b", "GPU-H100")]
-    assert place(["GPU-H100", "GPU-A100"], 1, fleet, []) == Placed("b", "GPU-H100", (0,))
-    assert place(["GPU-H100", "GPU-A100"], 1, fleet, [worker("b", 0)]) == Placed("a", "GPU-A100", (0,))
-    assert place(["GPU-B200", "M"], 1, fleet, []) == Placed("a", "M")
+    assert put(["GPU-H100", "GPU-A100"], 1, fleet, []) == Placed("b", "GPU-H100", (0,))
+    assert put(["GPU-H100", "GPU-A100"], 1, fleet, [worker("b", 0)]) == Placed("a", "GPU-A100", (0,))
+    assert put(["GPU-B200", "M"], 1, fleet, []) == Placed("a", "M")
 
 
 def test_small_apps_leave_whole_machines_free() -> None:
     fleet = [host("big", *["GPU-A100"] * 4), host("small", "GPU-A100")]
-    assert place(["GPU-A100"], 1, fleet, []) == Placed("small", "GPU-A100", (0,))
-    assert place(["GPU-A100"], 3, fleet, []) == Placed("big", "GPU-A100", (0, 1, 2))
+    assert put(["GPU-A100"], 1, fleet, []) == Placed("small", "GPU-A100", (0,))
+    assert put(["GPU-A100"], 3, fleet, []) == Placed("big", "GPU-A100", (0, 1, 2))
 
 
 def test_cpu_types_always_fit_and_spread() -> None:
     fleet = [host("a"), host("b")]
-    assert place(["M"], 1, fleet, [worker("a")] * 20) == Placed("b", "M")
+    assert put(["M"], 1, fleet, [worker("a")] * 20) == Placed("b", "M")
 
 
 def test_a_busy_card_is_waited_for_even_where_the_cpu_may_stand_in() -> None:
     holder = worker("a", 0)
-    found = place(["GPU-A100"], 1, [host("a", "GPU-A100", cpu_fallback=True)], [holder])
+    found = put(["GPU-A100"], 1, [host("a", "GPU-A100", cpu_fallback=True)], [holder])
     assert found == Blocked("Waiting for a free GPU-A100: all are in use.", busy=True, holders=(holder,))
     assert found.words == f"Waiting for a free GPU-A100: all are in use, by {holder.app} (running)."
 
 
 def test_the_cpu_stands_in_only_by_the_operators_choice_and_is_marked() -> None:
-    assert place(["GPU-A100"], 1, [host("a", cpu_fallback=True)], []) == Placed(
+    assert put(["GPU-A100"], 1, [host("a", cpu_fallback=True)], []) == Placed(
         "a", "GPU-A100", cpu_fallback_for="GPU-A100"
     )
-    refused = place(["GPU-A100"], 1, [host("a")], [])
+    refused = put(["GPU-A100"], 1, [host("a")], [])
     assert isinstance(refused, Blocked)
     assert not refused.busy
     assert refused.reason.startswith("No host offers GPU-A100. This host offers CPU types XS, S, M, L, XL.")
 
 
 def test_a_terminated_worker_holds_no_card() -> None:
-    assert place(["GPU-A100"], 1, [host("a", "GPU-A100")], [worker("a", 0, state=WorkerState.TERMINATED)]) == Placed(
+    assert put(["GPU-A100"], 1, [host("a", "GPU-A100")], [worker("a", 0, state=WorkerState.TERMINATED)]) == Placed(
         "a", "GPU-A100", (0,)
     )
 
 
 def test_more_cards_than_any_host_has_is_refused_not_waited_for() -> None:
-    found = place(["GPU-A100"], 2, [host("a", "GPU-A100"), host("b", "GPU-A100")], [])
+    found = put(["GPU-A100"], 2, [host("a", "GPU-A100"), host("b", "GPU-A100")], [])
     assert isinstance(found, Blocked)
     assert not found.busy
     assert "2 x GPU-A100" in found.reason
+
+
+# --- several workers on one card --------------------------------------------------------------------------------------
+
+
+def sharing(name: str, memory_mb: int, *gpu_ids: int, on: str = "a", **fields: Any) -> WorkerRecord:
+    return WorkerRecord(
+        "o/b", name, "r", on, WorkerState.IDLE, "GPU-A100", gpu_ids, 0, gpu_memory_mb=memory_mb, **fields
+    )
+
+
+needs = st.builds(Need, st.just(("GPU-A100",)), st.integers(1, 2), st.sampled_from([0, 10_000, 30_000, 80_000]))
+
+
+@given(st.lists(st.tuples(needs, st.booleans()), max_size=12))
+def test_cards_are_never_given_away_twice(arrivals: list[tuple[Need, bool]]) -> None:
+    """Whole-card workers are alone on theirs, the others never exceed its memory, whoever comes and goes."""
+    fleet = [host("a", *["GPU-A100"] * 2), host("b", "GPU-A100")]
+    there: list[WorkerRecord] = []
+    for number, (need, one_leaves) in enumerate(arrivals):
+        found = place(need, fleet, there)
+        if isinstance(found, Placed):
+            assert len(found.gpu_ids) == need.num_gpus
+            there.append(sharing(f"w{number}", need.gpu_memory_mb, *found.gpu_ids, on=found.host))
+        elif one_leaves and there:
+            there.pop(0)
+        for card in {(w.host, gpu) for w in there for gpu in w.gpu_ids}:
+            on_it = [w for w in there if (w.host, card[1]) == card and card[1] in w.gpu_ids]
+            assert sum(w.gpu_memory_mb for w in on_it) <= 80_000
+            assert len(on_it) == 1 or all(w.gpu_memory_mb for w in on_it)
+
+
+def test_small_workers_fill_one_card_before_they_begin_another() -> None:
+    fleet = [host("a", "GPU-A100", "GPU-A100")]
+    need = Need(("GPU-A100",), 1, 30_000)
+    first = sharing("w1", 30_000, 1)
+    assert place(need, fleet, [first]) == Placed("a", "GPU-A100", (1,))
+    assert place(need, fleet, [first, sharing("w2", 30_000, 1)]) == Placed("a", "GPU-A100", (0,))
+    assert place(Need(("GPU-A100",)), fleet, [first]) == Placed("a", "GPU-A100", (0,))
+
+
+def test_who_shares_nothing_is_left_alone() -> None:
+    found = place(Need(("GPU-A100",), 1, 1_000), [host("a", "GPU-A100")], [worker("a", 0)])
+    assert isinstance(found, Blocked)
+    assert found.words == "Waiting for a free 0.976562 GB of a GPU-A100: all are in use, by o/b (running)."
+
+
+def test_a_worker_that_no_card_can_hold_is_refused_with_its_size() -> None:
+    found = place(Need(("GPU-A100",), 1, 90 * 1024), [host("a", "GPU-A100")], [])
+    assert isinstance(found, Blocked)
+    assert not found.busy
+    assert found.reason.startswith("No host offers GPU-A100 with 90 GB (gpu_memory).")
+
+
+# --- making room ------------------------------------------------------------------------------------------------------
+
+
+@given(needs, st.lists(st.tuples(needs, st.floats(0.1, 100) | st.none()), max_size=8))
+def test_room_is_made_by_those_who_may_go_and_is_enough(need: Need, there: list[tuple[Need, float | None]]) -> None:
+    fleet = [host("a", *["GPU-A100"] * 2), host("b", "GPU-A100")]
+    workers: list[WorkerRecord] = []
+    costs: dict[str, float] = {}
+    for number, (other, cost) in enumerate(there):
+        found = place(other, fleet, workers)
+        if isinstance(found, Placed):
+            workers.append(sharing(f"w{number}", other.gpu_memory_mb, *found.gpu_ids, on=found.host))
+            if cost is not None:
+                costs[f"w{number}"] = cost
+    if isinstance(place(need, fleet, workers), Placed):
+        return
+    going = make_room(need, fleet, workers, costs)
+    assert all(w.worker_id in costs for w in going)
+    left = [w for w in workers if w not in going]
+    assert isinstance(place(need, fleet, left), Placed) == bool(going)
+    if not going:
+        assert isinstance(place(need, fleet, [w for w in workers if w.worker_id not in costs]), Blocked)
+
+
+def test_the_cheapest_go_and_no_more_than_needed() -> None:
+    fleet = [host("a", "GPU-A100", "GPU-A100")]
+    there = [sharing("dear", 40_000, 0), sharing("cheap", 40_000, 0), sharing("other", 70_000, 1)]
+    costs = {"dear": 9.0, "cheap": 1.0, "other": 2.0}
+    assert make_room(Need(("GPU-A100",), 1, 40_000), fleet, there, costs) == (there[1],)
+    assert make_room(Need(("GPU-A100",)), fleet, there, costs) == (there[2],)
+    assert make_room(Need(("GPU-A100",), 2), fleet, there, costs) == (there[2], there[1], there[0])
+    assert make_room(Need(("GPU-A100",), 2), fleet, there, {"dear": 9.0, "other": 2.0}) == ()

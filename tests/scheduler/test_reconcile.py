@@ -250,8 +250,8 @@ def test_without_any_offer_direct_requests_end_after_a_while_with_the_reason(red
             await submit(store, "direct", mode="direct")
             assert (await reconciler.once(APP, epoch)).blocked
             assert await store.requests.state(APP, "direct") == "IN_QUEUE"
-            reason, since = reconciler._blocked[APP]
-            reconciler._blocked[APP] = (reason, since - NO_OFFER_PATIENCE_MS)
+            waiting = reconciler._placer._waiting
+            waiting[APP] = replace(waiting[APP], since_ms=waiting[APP].since_ms - NO_OFFER_PATIENCE_MS)
             await reconciler.once(APP, epoch)
             direct = await ended(store, "direct")
             assert direct.outcome is not None

@@ -289,3 +289,15 @@ async def test_a_beat_counts_the_load_afresh(redis_url: str, tmp_path: Path) -> 
         worker = await s.store.workers.get(APP, "w1")
         assert worker is not None
         assert (worker.in_flight, worker.state) == (0, WorkerState.IDLE)
+
+
+async def test_what_a_revision_uses_of_a_gpu_only_rises(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        apps = s.store.apps
+        told = [await apps.gpu_peak(APP, "r1", mb) for mb in (900, 1_000, 950, 1_000)]
+        assert told == [True, True, False, False]
+        record = await apps.revision(APP, "r1")
+        assert record is not None
+        assert record.gpu_peak_mb == 1_000
+        assert not await apps.gpu_peak(APP, "gone", 5)
+        assert await s.redis("EXISTS", keys.revision(APP, "gone")) == 0

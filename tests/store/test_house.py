@@ -110,6 +110,7 @@ async def use_the_platform(store: Store) -> None:
     await store.apps.set_openapi(APP, "r1", "{}")
     await store.apps.startup_failed(APP, "r1", "no card")
     await store.apps.crash_streak_ended(APP, "r1")
+    await store.apps.gpu_peak(APP, "r1", 4_000)
     await store.apps.say_blocked(APP, "no card")
     await store.leader.lead("other", 1000)
     await store.leader.resign("other")

@@ -200,6 +200,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     ),
     "put_revision": (nothing, lambda s: s.store.apps.put_revision(revision("r2"))),
     "queue_size": (queued, lambda s: s.requests.queue_size(APP)),
+    "raise_gpu_peak": (nothing, lambda s: s.store.apps.gpu_peak(APP, "r1", 4_000)),
     "read_letter": (letter, lambda s: s.store.letters.get(APP, "a")),
     "read_request": (queued, lambda s: s.requests.get(APP, "a")),
     "remove_worker": (running, lambda s: s.store.workers.remove(APP, "w1", "gone", crashed=True)),
@@ -221,6 +222,7 @@ CASES: dict[str, tuple[Step, Step]] = {
 }
 #: Where it can be told that the reply was lost, and why that harms nobody.
 TOLERATED = {
+    "raise_gpu_peak": "the second call finds it raised, and says so; nobody reads that answer",
     "end_crash_streak": "the second call finds none any more, and says so; it is over either way",
     "append_log": "the line stands there twice: better than lost",
     "drop_letter": "the second call finds none any more, and says so; it is gone either way",

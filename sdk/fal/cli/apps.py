@@ -165,6 +165,7 @@ def delete(app: str, yes: bool) -> None:
 @click.option("--concurrency-buffer", type=click.IntRange(0), help="Idle runners kept beyond the load.")
 @click.option("--concurrency-buffer-perc", type=click.IntRange(0), help="The same, as a percentage of the load.")
 @click.option("--scaling-delay", type=click.FloatRange(0), help="Seconds a request waits before it starts a runner.")
+@click.option("--app-priority", type=click.IntRange(-100, 100), help="Who gets a card first; 0 unless set.")
 @json_option
 def scale(app: str, as_json: bool, **settings: Any) -> None:
     """Change scaling settings at once; they survive deploys (unless --reset-scale)."""
