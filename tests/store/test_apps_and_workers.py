@@ -301,3 +301,20 @@ async def test_what_a_revision_uses_of_a_gpu_only_rises(redis_url: str, tmp_path
         assert record.gpu_peak_mb == 1_000
         assert not await apps.gpu_peak(APP, "gone", 5)
         assert await s.redis("EXISTS", keys.revision(APP, "gone")) == 0
+
+
+async def test_a_streak_goes_on_however_slowly_and_leaves_nothing_of_a_revision_that_is_gone(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """One crash after each back-off of a minute is no five in a minute, and must not look healthy for that."""
+    async with scene(redis_url, tmp_path) as s:
+        for number in range(5):
+            await crash(s, number)
+        assert await streak(s) == 1
+        await s.redis("DEL", keys.crashes(APP, "r1"))  # a minute has passed
+        await crash(s, 5)
+        assert await streak(s) == 2
+        await s.redis("DEL", keys.revision(APP, "r1"), keys.crashes(APP, "r1"))
+        for number in range(6, 12):
+            await crash(s, number)
+        assert await s.redis("EXISTS", keys.revision(APP, "r1")) == 0
