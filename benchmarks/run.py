@@ -1,4 +1,4 @@
-"""All benchmarks, one table after the other: calls, the queue, cold starts, environments. Takes about twelve minutes.
+"""All benchmarks, one table after the other: calls, the queue, cold starts, environments. Takes about thirteen minutes.
 
 python benchmarks/run.py [--heavy]
 """
@@ -19,6 +19,8 @@ _TABLES = {
     "From submitting to seeing the result, beside other queues": ("queue_round_trip.py", False),
     "Ten thousand callers waiting at once": ("queue_waiters.py", False),
     "The first call of a sleeping app, in seconds": ("cold_start.py", True),
+    "A thousand sleeping apps": ("scheduler_reaction.py", False),
+    "Waiting and paying, by scaling policy": ("scaling_traces.py", False),
     "Building an environment": ("environments.py", True),
 }
 

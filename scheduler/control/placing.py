@@ -85,7 +85,7 @@ class Placer:
         """
         need = need_of(revision)
         async with self._lock:
-            await self._learn_the_fleet()
+            await self.learn_the_fleet()
             hosts = await self._store.hosts.list()
             for _ in range(count):
                 found = self._place(record, need, seen.now_ms, hosts)
@@ -185,8 +185,11 @@ class Placer:
         promised = max(worker.idle_since_ms, worker.ready_at_ms or 0) + scaling.keep_alive * 1000
         return kept > scaling.min_concurrency and promised <= now_ms
 
-    async def _learn_the_fleet(self) -> None:
-        """What an earlier leader placed takes up cards, also in apps that were not looked at yet."""
+    async def learn_the_fleet(self) -> None:
+        """What an earlier leader placed takes up cards, also in apps that were not looked at yet.
+
+        Asked once, best before the first request needs it: a thousand apps take 50 ms.
+        """
         if self._knows_the_fleet:
             return
         names = [name for name in await self._store.apps.names() if name not in self._fleet]

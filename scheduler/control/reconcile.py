@@ -113,6 +113,14 @@ class Reconciler:
         times = [at for at in (decision.again_at_ms, seen.next_delayed_at_ms) if at is not None]
         return Look(seen, asleep, min(times, default=None), freed, blocked, revision)
 
+    async def begin(self) -> None:
+        """At the start of a reign: learn what an earlier leader has placed.
+
+        Raises:
+            StoreUnavailable.
+        """
+        await self._placer.learn_the_fleet()
+
     def forget(self, app: str) -> None:
         """Drop what is remembered of an app at rest; a sleeping app costs no memory here."""
         self._placer.forget(app)

@@ -142,8 +142,15 @@ class Scheduler:
             # Memories of an earlier reign may be about another world.
             self._reconciler = Reconciler(self._store, self._settings.linger)
             if epoch is not None:
-                await self.scan()
+                await self._begin()
         return self.leads
+
+    async def _begin(self) -> None:
+        try:
+            await self._reconciler.begin()
+        except StoreError as error:
+            log.warning("cannot read the workers yet; the first start does", error=str(error))
+        await self.scan()
 
     async def _announce(self) -> None:
         """A sign of life for the health check; a scheduler that waits for its turn is as healthy as the leader."""
