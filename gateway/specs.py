@@ -24,6 +24,9 @@ _MOST_FILES = 20_000
 _NUMBERS_OF_REVISIONS = (
     "num_gpus",
     "gpu_memory_mb",
+    "recycle_after_requests",
+    "recycle_after_seconds",
+    "recycle_above_mb",
     "max_multiplexing",
     "request_timeout",
     "startup_timeout",

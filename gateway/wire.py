@@ -215,6 +215,7 @@ def worker(record: WorkerRecord) -> Json:
         "cpu_fallback_for": record.cpu_fallback_for,
         "gpu_ids": list(record.gpu_ids),
         "gpu_memory_mb": record.gpu_memory_mb,
+        "retiring": record.retiring,
         "created_at": _iso_ms(record.created_at_ms),
         "ready_at": _iso_ms(record.ready_at_ms),
         "idle_since": _iso_ms(record.idle_since_ms),

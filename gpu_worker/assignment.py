@@ -29,6 +29,7 @@ class Assignment:
         files: where users' files are kept, by variable; empty: in the data folder.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
         simulated_gpus: the cards are not there; RAM stands for their memory.
+        recycle_after_requests, recycle_after_seconds, recycle_above_mb: as ``AppSpec``.
     """
 
     app: str
@@ -62,6 +63,9 @@ class Assignment:
     ping_seconds: float = 8.0
     files: dict[str, str] = field(default_factory=dict)
     simulated_gpus: bool = False
+    recycle_after_requests: int = 0
+    recycle_after_seconds: float = 0
+    recycle_above_mb: int = 0
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

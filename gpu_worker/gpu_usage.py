@@ -52,6 +52,11 @@ def nvml_usage(gpu: int, pids: Collection[int]) -> Mapping[int, int]:
 
 def simulated_usage(gpu: int, pids: Collection[int]) -> Mapping[int, int]:
     """What the processes have in RAM."""
+    return ram_usage(pids)
+
+
+def ram_usage(pids: Collection[int]) -> dict[int, int]:
+    """MiB in RAM by process id; what is shared counts for each."""
     page = os.sysconf("SC_PAGE_SIZE")
     used: dict[int, int] = {}
     for pid in pids:

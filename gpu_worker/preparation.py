@@ -104,6 +104,9 @@ def _assignment(
         stages={"environment": time.monotonic() - began},
         ping_seconds=settings.ping_seconds,
         files=dict(settings.files),
+        recycle_after_requests=spec.recycle_after_requests,
+        recycle_after_seconds=spec.recycle_after_seconds,
+        recycle_above_mb=spec.recycle_above_mb,
         simulated_gpus=settings.gpu_source not in (None, nvml_gpus),
     )
 

@@ -85,6 +85,7 @@ class Serving:
         self._flights: dict[tuple[str, int], Flight] = {}
         self._ending: Ending | None = None
         self._suspects = 0
+        self.answered = 0
         self._proved = False
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -154,6 +155,7 @@ class Serving:
         if self._talk.files.busy:
             await self._talk.files.settled()
         if type(how) is Answer:
+            self.answered += 1
             await self._answered(flight, how)
         else:
             assert isinstance(how, Ending)

@@ -21,7 +21,7 @@ from fal._runner.protocol import Ready, Start, StartFailed
 from gpu_worker import outcomes, process_tree
 from gpu_worker.assignment import Assignment
 from gpu_worker.flight import Ending
-from gpu_worker.gpu_usage import GpuUsage, usage_source
+from gpu_worker.gpu_usage import GpuUsage, ram_usage, usage_source
 from gpu_worker.runner_process import RunnerProcess
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.serving import Limits, Serving
@@ -69,6 +69,8 @@ class Worker:
         self._stop_by = float("inf")
         self._gone: Ending | None = None
         self._serving: Serving | None = None
+        self._ready_at = 0.0
+        self._retiring = False
         self._usage = GpuUsage(assignment.gpu_ids, usage_source(assignment.simulated_gpus))
 
     async def run(self) -> int:
@@ -171,7 +173,8 @@ class Worker:
 
     async def _ready(self, store: Store, ready: Ready) -> None:
         a, stages = self._a, self._talk.stages
-        stages["total"] = time.monotonic() - a.ordered_at
+        self._ready_at = time.monotonic()
+        stages["total"] = self._ready_at - a.ordered_at
         await asyncio.gather(
             store.workers.update(
                 a.app, a.worker_id, state=WorkerState.IDLE, ready=True, stages=stages, device=ready.device
@@ -258,6 +261,31 @@ class Worker:
                 self._stop_ordered(await store.workers.beat(self._a.app, self._a.worker_id, in_flight) or "")
             process_tree.reap_adopted({self._runner.pid})
             await self._measure_gpus(store)
+            await self._retire_if_worn(store)
+
+    async def _retire_if_worn(self, store: Store) -> None:
+        """Ask for a successor, and serve on until it is there."""
+        why = self._wear() if self._serving is not None and not self._retiring else None
+        if why is None:
+            return
+        with contextlib.suppress(StoreError):
+            await store.workers.update(self._a.app, self._a.worker_id, retiring=why)
+            self._retiring = True
+            self._talk.logs.add("INFO", f"This runner is replaced: {why}.")
+
+    def _wear(self) -> str | None:
+        a, served = self._a, self._serving.answered if self._serving is not None else 0
+        if 0 < a.recycle_after_requests <= served:
+            return f"it has served {served} requests (recycle_after_requests)"
+        age = time.monotonic() - self._ready_at
+        if 0 < a.recycle_after_seconds <= age:
+            return f"it has served for {age:.0f} s (recycle_after_seconds)"
+        if a.recycle_above_mb:
+            pid = self._runner.pid
+            taken = sum(ram_usage({pid, *process_tree.descendants(pid)}).values())
+            if taken >= a.recycle_above_mb:
+                return f"it takes {taken} MiB of RAM (recycle_above_memory)"
+        return None
 
     async def _measure_gpus(self, store: Store) -> None:
         """What its revision's workers need of a GPU is learned from what they use; see ``placing.need_of``."""

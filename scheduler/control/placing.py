@@ -144,8 +144,8 @@ class Placer:
     ) -> None:
         """Idle workers that may go, go: those past their keep_alive, and those of less important apps.
 
-        Of the app's own old revision also a busy one leaves, after what it is doing: there is no other way to change
-        an app's code on its only card.
+        Of the app's own old revision (or worn out) also a busy one leaves, after what it is doing: there is no other
+        way to change an app's code on its only card.
         """
         costs = await self._costs(record, seen, holders)
         for worker in make_room(need, hosts, self._taken(), costs):
@@ -154,7 +154,7 @@ class Placer:
             how: StopHow = "idle"
             why = f"makes room for {record.app}"
             if worker.app == record.app:
-                how, why = "drain", "makes room for the new revision"
+                how, why = "drain", worker.retiring or "makes room for the new revision"
             log.info("stop", app=worker.app, worker=worker.worker_id, how=how, reason=why)
             await self._store.workers.request_stop(worker.app, worker.worker_id, how, why)
 
@@ -168,7 +168,8 @@ class Placer:
             if worker.stop_requested is not None:
                 costs[worker.worker_id] = 0.0
             elif worker.app == record.app:
-                if worker.revision != record.revision and worker.state in (WorkerState.IDLE, WorkerState.RUNNING):
+                old = worker.revision != record.revision or worker.retiring is not None
+                if old and worker.state in (WorkerState.IDLE, WorkerState.RUNNING):
                     costs[worker.worker_id] = 1.0 + worker.in_flight
             elif alias is not None and self._may_go(worker, alias, record, seen.now_ms):
                 idle_s = max(1.0, (seen.now_ms - (worker.idle_since_ms or seen.now_ms)) / 1000)

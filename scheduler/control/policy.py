@@ -86,7 +86,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Supply:
-    """The workers of an app by what they are good for. Those asked to stop are no supply, they only use up room."""
+    """The workers of an app by what they are good for. Those asked to stop are no supply, they only use up room.
+
+    ``old_...``: of an earlier revision, or worn out; they serve until others do in their place.
+    """
 
     starting: tuple[WorkerRecord, ...]
     ready: tuple[WorkerRecord, ...]
@@ -133,14 +136,14 @@ def _sort(seen: AppSeen, revision: str) -> _Supply:
     alive = [w for w in seen.workers if w.state is not WorkerState.TERMINATED]
     leaving = [w for w in alive if w.stop_requested is not None or w.state is WorkerState.DRAINING]
     staying = [w for w in alive if w.stop_requested is None and w.state is not WorkerState.DRAINING]
-    current = [w for w in staying if w.revision == revision]
-    old = [w for w in staying if w.revision != revision]
+    current = [w for w in staying if w.revision == revision and w.retiring is None]
+    old = [w for w in staying if w.revision != revision or w.retiring is not None]
     return _Supply(
         starting=tuple(w for w in current if w.state in _STARTING),
         ready=tuple(w for w in current if w.state in _READY),
         old_starting=tuple(w for w in old if w.state in _STARTING),
         old_ready=tuple(w for w in old if w.state in _READY),
-        current_total=sum(1 for w in alive if w.revision == revision),
+        current_total=sum(1 for w in alive if w.revision == revision and w.retiring is None),
         leaving_in_flight=sum(w.in_flight for w in leaving),
         leftover=sum(w.leftover for w in current),
         known=frozenset(w.worker_id for w in alive),
@@ -227,7 +230,8 @@ def _stops(
     else:
         leaving = max(0, len(supply.old_ready) - max(0, target - len(ready)))
         old_stops = [
-            Stop(w.worker_id, "drain", "its revision was replaced") for w in _longest_idle(supply.old_ready)[:leaving]
+            Stop(w.worker_id, "drain", w.retiring or "its revision was replaced")
+            for w in _longest_idle(supply.old_ready)[:leaving]
         ]
         old_ends = None
     stops += old_stops

@@ -278,7 +278,8 @@ class WorkerRecord:
 
     ``idle_since_ms``: when its last request ended or it became ready; None while it has work or is not ready.
     ``leftover``: slots still taken by code whose request has ended without it (cancelled, lease lost).
-    ``gpu_memory_mb``: MiB that it was given of each of its GPUs; 0: they are all its own.
+    ``gpu_memory_mb``: MiB that it was given of each of its GPUs; 0: they are all its own. ``retiring``: why it should
+    be replaced; until another one serves in its place it goes on.
     """
 
     app: str
@@ -301,6 +302,7 @@ class WorkerRecord:
     reason: str | None = None
     stages: dict[str, float] = field(default_factory=dict)
     gpu_memory_mb: int = 0
+    retiring: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,11 +72,13 @@ class Workers:
         stages: dict[str, float] | None = None,
         device: str | None = None,
         ready: bool = False,
+        retiring: str | None = None,
     ) -> bool:
         """The supervisor tells how far its worker is; a change of state wakes the scheduler.
 
         Args:
             stages: seconds of the start's stages so far. ready: the runner takes requests from now on.
+            retiring: why another worker should take its place.
 
         Returns:
             False when the record is gone: the worker must stop.
@@ -88,6 +90,8 @@ class Workers:
             rest += ["stages", orjson.dumps(stages)]
         if device is not None:
             rest += ["device", device]
+        if retiring is not None:
+            rest += ["retiring", retiring]
         done = await SCRIPTS["update_worker"](
             self._redis, app, worker_id=worker_id, state=state or "", ready="1" if ready else "", rest=rest
         )
@@ -176,4 +180,5 @@ def worker_record(app: str, fields: dict[str, str]) -> WorkerRecord:
         reason=fields.get("reason") or None,
         stages=orjson.loads(fields.get("stages") or "{}"),
         gpu_memory_mb=int(fields.get("gpu_memory", "0")),
+        retiring=fields.get("retiring") or None,
     )

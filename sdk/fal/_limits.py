@@ -57,6 +57,9 @@ _LIMITS = {
     "max_multiplexing": _Limit(1, 10_000),
     "num_gpus": _Limit(1, 64),
     "gpu_memory_mb": _Limit(0, 1 << 24, " of MiB"),
+    "recycle_after_requests": _Limit(0, 1 << 40),
+    "recycle_after_seconds": _SECONDS,
+    "recycle_above_mb": _Limit(0, 1 << 30, " of MiB"),
     "app_priority": _Limit(-100, 100),
 }
 #: Settings that are numbers within bounds.

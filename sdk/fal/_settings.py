@@ -39,6 +39,9 @@ ATTRIBUTES = frozenset(
         "num_gpus",
         "private_logs",
         "python_version",
+        "recycle_above_memory",
+        "recycle_after_requests",
+        "recycle_after_seconds",
         "regions",
         "request_start_timeout",
         "request_timeout",
@@ -162,11 +165,15 @@ def resolve(owner: str, given: Mapping[str, Any]) -> AppSettings:
         "startup_timeout",
         "termination_grace_period_seconds",
         "cancel_grace_seconds",
+        "recycle_after_requests",
+        "recycle_after_seconds",
     ):
         if key in values:
             spec[key] = values[key]
     if "gpu_memory" in values:
-        spec["gpu_memory_mb"] = _mebibytes(owner, values["gpu_memory"])
+        spec["gpu_memory_mb"] = _mebibytes(owner, "gpu_memory", values["gpu_memory"])
+    if "recycle_above_memory" in values:
+        spec["recycle_above_mb"] = _mebibytes(owner, "recycle_above_memory", values["recycle_above_memory"])
     if "secrets" in values:
         spec["secrets"] = _strings(owner, "secrets", values["secrets"], allow_text=False)
     return AppSettings(
@@ -227,12 +234,12 @@ def _strings(owner: str, key: str, value: Any, *, allow_text: bool = True) -> tu
     return tuple(value)
 
 
-def _mebibytes(owner: str, value: Any) -> int:
-    """``"12GB"`` or ``"800MB"`` in MiB; both are read as powers of 1024, as GPUs are sold."""
+def _mebibytes(owner: str, key: str, value: Any) -> int:
+    """``"12GB"`` or ``"800MB"`` in MiB; both are read as powers of 1024, as memory is sold."""
     found = _MEMORY.fullmatch(value.strip()) if isinstance(value, str) else None
     size = round(float(found[1]) * (1024 if found[2].upper() == "G" else 1)) if found else 0
     if size < 1 or number_fault("gpu_memory_mb", size) is not None:
-        raise ValueError(f'{owner}: gpu_memory is {value!r}; write what one worker needs of its GPU, as in "12GB"')
+        raise ValueError(f'{owner}: {key} is {value!r}; write what one worker may take, as in "12GB"')
     return size
 
 

@@ -83,6 +83,8 @@ class AppSpec:
         auth: ``None`` means "keep the alias's, else private" (``fal run``: public).
         gpu_memory_mb: MiB that a worker needs of each of its GPUs, which it then shares with others that say theirs;
             0 takes whole GPUs.
+        recycle_after_requests, recycle_after_seconds, recycle_above_mb: a worker that has served so many requests or so
+            long, or whose processes take so many MiB of RAM, is replaced by a fresh one; 0: never.
     """
 
     name: str
@@ -100,6 +102,9 @@ class AppSpec:
     startup_timeout: float = 600
     termination_grace_period_seconds: float = 30
     cancel_grace_seconds: float | None = None
+    recycle_after_requests: int = 0
+    recycle_after_seconds: float = 0
+    recycle_above_mb: int = 0
     skip_retry_conditions: tuple[RetryCondition, ...] = ()
     retry_config: dict[str, int] = field(default_factory=dict)
     secrets: tuple[str, ...] | None = None

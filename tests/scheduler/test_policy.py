@@ -361,3 +361,19 @@ def test_who_waits_gets_a_worker_beside_one_that_is_stuck_in_an_ended_request() 
 def test_requests_on_leaving_workers_ask_for_no_new_ones() -> None:
     leaving = worker("a", WorkerState.DRAINING, stop_requested="drain", in_flight=1)
     assert one(ScalingSpec(), seen(leaving, in_progress=1)).start == 0
+
+
+def test_a_worn_worker_serves_until_its_successor_does() -> None:
+    """A runner that leaks memory has to go; its callers must not notice."""
+    policy = ScalingSpec(min_concurrency=1, max_concurrency=1)
+    worn = worker("worn", retiring="it takes 9000 MiB of RAM")
+    assert one(policy, seen(worn)) == Decision(1, start=1)
+    starting = worker("new", WorkerState.SETUP)
+    assert one(policy, seen(worn, starting)) == Decision(1)
+    (stop,) = one(policy, seen(worn, worker("new"))).stops
+    assert (stop.worker_id, stop.how, stop.reason) == ("worn", "drain", "it takes 9000 MiB of RAM")
+
+
+def test_a_worn_worker_that_nobody_needs_just_leaves() -> None:
+    decision = one(ScalingSpec(keep_alive=300), seen(worker("worn", retiring="old age")))
+    assert (decision.start, [stop.worker_id for stop in decision.stops]) == (0, ["worn"])
