@@ -28,7 +28,7 @@ class Ending:
 
     ``blames`` is True when whatever was in flight may be the cause. ``last_word`` is what the caller gets if there is
     no other attempt; ``condition`` which of the retry wishes applies (None: a retry that is nobody's fault);
-    ``final``: another attempt would end the same way.
+    ``final``: another attempt would end the same way. ``unstarted``: the runner was never told of it.
     """
 
     why: str
@@ -36,6 +36,7 @@ class Ending:
     condition: Condition | None = None
     blames: bool = False
     final: bool = False
+    unstarted: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fal._runner.protocol import (
     Cancel,
@@ -86,6 +86,7 @@ class Serving:
         self._ending: Ending | None = None
         self._suspects = 0
         self.answered = 0
+        self._leaving: Ending | None = None
         self._proved = False
         self._watch: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -116,6 +117,7 @@ class Serving:
         if self._ending is None:
             self._ending = ending
             self._suspects = len(self._flights)
+            self._inbox.close_to_new()
         for flight in list(self._flights.values()):
             flight.end(ending)
             if flight.stream is not None:
@@ -162,8 +164,9 @@ class Serving:
             await self._unanswered(flight, how)
 
     def _send(self, flight: Flight) -> None:
-        if self._ending is not None:
-            flight.end(self._ending)
+        ending = self._ending or self._leaving
+        if ending is not None:
+            flight.end(replace(ending, blames=False, unstarted=True))
             return
         claim = flight.claim
         flight.began = self._loop.time()
@@ -203,6 +206,11 @@ class Serving:
             claim.retries,
             fault.kind if fault is not None else None,
         )
+        if verdict.stop == "kill":
+            # Before anything is awaited: what is pushed to another slot meanwhile must not die with this runner.
+            why = f"the app answered {answer.status} and needs a new runner"
+            self._leaving = Ending(why, outcomes.runner_disconnected(why))
+            self._inbox.close_to_new()
         outcome = verdict.outcome
         if answer.broken is not None:
             outcome = outcomes.incomplete_response(answer.broken)
@@ -222,6 +230,9 @@ class Serving:
         claim = flight.claim
         condition = ending.condition
         budget = self._limits.rules.budget(condition, claim.retries) if condition is not None else None
+        if ending.unstarted:
+            await self._retry(claim, ending.why, ending.last_word, None, None, delay_ms=0, unstarted=True)
+            return
         if ending.final or budget == 0:
             await self._finish(claim, ending.last_word, more=ending.final)
             return
@@ -274,6 +285,7 @@ class Serving:
         suspects: int = 0,
         delay_ms: int,
         fault: GpuFault | None = None,
+        unstarted: bool = False,
     ) -> None:
         """Back to the queue; ``suspects`` is how many were in flight when the runner died of one of them.
 
@@ -306,6 +318,7 @@ class Serving:
                     condition=condition,
                     budget=budget,
                     faulted_on=faulted_on,
+                    unstarted=unstarted,
                 )
                 self._inbox.release(claim)
                 return

@@ -256,6 +256,7 @@ class Requests:
         condition: str | None = None,
         budget: int | None = None,
         faulted_on: str | None = None,
+        unstarted: bool = False,
     ) -> Retried:
         """An attempt ended without an answer: back to the queue, or to ERROR with ``fallback``.
 
@@ -269,6 +270,7 @@ class Requests:
             exit_code: how the runner ended, negative for a signal; None when nobody saw it.
             condition: what kind of ending it was; ``budget`` is how many of that kind may be followed by another
                 attempt, each kind counted for itself; None leaves it to the attempts in all.
+            unstarted: no runner was told of it: the attempt costs none, and a direct call waits for another worker.
             faulted_on: where the GPU failed: a crash that counts once the request has made it fail elsewhere, too.
 
         Raises:
@@ -296,6 +298,7 @@ class Requests:
             condition=condition or "",
             budget="" if condition is None or budget is None else budget,
             faulted_on=faulted_on or "",
+            unstarted=int(unstarted),
         )
         answer: Retried = reply.decode()
         if body_ref is not None and body_ref not in await self.blob_refs(app, request_id):

@@ -83,6 +83,8 @@ _RETRY = (
     Guard("retry", "suspects run alone first", "tonumber(suspects) > 1 and r.solo ~= '1'", "false"),
     Guard("retry", "a crash alone counts", "tonumber(suspects) > 1 and r.solo ~= '1'", "true"),
     Guard("retry", "a suspect is marked", "redis.call('HSET', key, 'solo', '1')", "local _"),
+    Guard("retry", "what has not begun costs no attempt", "redis.call('HINCRBY', key, 'max_attempts', 1)", ""),
+    Guard("retry", "a direct call that has not begun waits on", "  used_up = false\n", "\n"),
     Guard("raise_gpu_peak", "a peak only rises", "if tonumber(mb) <= ", "if -1 > "),
     Guard("raise_gpu_peak", "of a revision that is there", "'EXISTS', revision) == 0", "'EXISTS', revision) == 2"),
     Guard("include/crashing", "a worker crashes once", "redis.call('HSETNX', worker, 'crashed', '1') == 0", "false"),

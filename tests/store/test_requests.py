@@ -93,6 +93,20 @@ async def test_a_waiting_gateway_is_pushed_the_result(redis_url: str, tmp_path: 
         assert record == await s.requests.get(APP, claim.request_id)
 
 
+async def test_what_no_runner_was_told_of_costs_nothing(redis_url: str, tmp_path: Path) -> None:
+    """A direct call was pushed to a worker whose runner had just been told to go, and failed without having begun."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        for mode in ("direct", "queued"):
+            request_id = await s.submit(mode=mode, max_attempts=1)
+            for attempt in (1, 2):
+                claim = await inbox.next()
+                assert (claim.request_id, claim.attempt) == (request_id, attempt)
+                assert await s.lose(claim, crashed=False, unstarted=True) == "requeued"
+            claim = await inbox.next()
+            assert await s.lose(claim, crashed=False) == "failed"
+
+
 async def test_a_large_answer_that_is_tried_again_stays_out_of_redis(redis_url: str, tmp_path: Path) -> None:
     """The body of a 503 went into Redis whole with each attempt, up to 64 MiB, though most are thrown away."""
     async with scene(redis_url, tmp_path) as s:

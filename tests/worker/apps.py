@@ -51,6 +51,14 @@ class Probe(fal.App):
         self.at_once -= 1
         return {"most_at_once": self.most_at_once}
 
+    @fal.endpoint("/gated-503")
+    async def gated_503(self, request: Request) -> Response:
+        gate = (await request.json())["gate"]
+        while not os.path.exists(gate):
+            await asyncio.sleep(0.01)
+        open(gate + "-passed", "w").close()
+        return Response(status_code=503)
+
     @fal.endpoint("/block")
     def block(self) -> dict:
         print("blocking")

@@ -250,6 +250,36 @@ def test_503_is_retried_on_a_new_runner(redis_url: str, tmp_path: Path) -> None:
     run(story())
 
 
+def test_a_call_that_comes_while_a_runner_must_go_is_served_by_the_next_one(redis_url: str, tmp_path: Path) -> None:
+    """An app answered 503 on one of two slots; what was pushed to the other one while that was written down died with
+    the runner. Redis holds its writes back here, so that the call arrives exactly then."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE, max_multiplexing=2)
+            first = await on.start_ready(app)
+            gate = tmp_path / "gate"
+            await on.submit(app, "/gated-503", json.dumps({"gate": str(gate)}).encode())
+            await on.reaches(first, WorkerState.RUNNING)
+
+            await on.store._redis.command("CLIENT", "PAUSE", 1500, "WRITE")
+            gate.touch()
+            await await_until(lambda: _exists(tmp_path / "gate-passed"), "the app to answer")
+            submitting = asyncio.create_task(on.submit(app, mode="direct"))
+
+            await on.reaches(first, WorkerState.TERMINATED)
+            second = await on.start_ready(app)
+            record = await on.result(app, await submitting)
+            assert record.state is RequestState.COMPLETED
+            assert record.worker_id == second.worker_id
+
+    run(story())
+
+
+async def _exists(path: Path) -> bool:
+    return path.exists()
+
+
 def test_a_caller_may_count_the_retries(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:

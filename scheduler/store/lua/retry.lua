@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 -- MOVES: IN_PROGRESS -> IN_QUEUE; IN_PROGRESS -> ERROR
--- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms words exit_code condition budget faulted_on
+-- ARGV request_id attempt worker_id by_epoch why crashed suspects delay_ms fallback fallback_type poison retention_ms words exit_code condition budget faulted_on unstarted
 -- RETURNS: "requeued"; "failed"; "superseded"; "alive"; error STALE
 -- INCLUDE ending releasing queueing leading waking lettering crashing
 -- An attempt ended without an answer. The supervisor of the worker says so itself (by_epoch = ''); the leader says so
 -- when the lease has run out. A crash with several requests in flight accuses each of them: they run again alone, and
 -- only a crash alone counts. Where a GPU failed, the first time accuses the GPU, and a second one elsewhere the
--- request. Retries are counted by their condition, each against a budget of its own.
+-- request. Retries are counted by their condition, each against a budget of its own. What no runner was told of
+-- (unstarted = 1) costs no attempt, and of a direct call nothing has happened yet.
 if stale_leader(by_epoch) then return redis.error_reply(STALE) end
 local r = read_request(request_id)
 if not r or r.attempt ~= attempt or r.worker ~= worker_id then return 'superseded' end
@@ -35,6 +36,10 @@ if accused then
   end
 end
 local used_up = r.mode == 'direct' or tonumber(r.attempt) >= tonumber(r.max_attempts)
+if unstarted == '1' then
+  used_up = false
+  redis.call('HINCRBY', key, 'max_attempts', 1)
+end
 if budget ~= '' and redis.call('HINCRBY', key, 'retried_' .. condition, 1) > tonumber(budget) then used_up = true end
 if used_up or crashes >= 3 then
   keep_letter(request_id, r, crashes >= 3 and 'poison_request' or fallback_type, why, crashes)
