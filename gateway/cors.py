@@ -15,7 +15,7 @@ ALLOW: Headers = [
         b"access-control-expose-headers",
         b"*, x-fal-request-id, x-fal-error-type, x-fal-request-timeout-type, x-fal-billable-units, x-fal-served-from, "
         b"x-fal-runner-hints, x-fal-needs-retry, x-fal-retryable, x-keepwarm-device, x-keepwarm-log, retry-after, "
-        b"content-range",
+        b"content-range, server-timing",
     ),
 ]
 

@@ -20,6 +20,7 @@ from .lifecycle import check_preference
 from .limits import Limits
 from .run import Access, app_headers
 from .settings import Settings
+from .start_times import start_times
 from .webhook_target import checked_webhook
 
 MAX_ATTEMPTS = 10
@@ -156,6 +157,7 @@ class Queue:
             return await respond(send, 400, [_JSON, *own], wire.IN_PROGRESS)
         status, headers, body = answers.final(record)
         headers += await self._access.log_hint(status, record.app, head.authorization)
+        headers += await start_times(self._store, record)
         await respond(send, status, headers + own, body)
 
     async def _cancel(self, send: Send, record: RequestRecord, own: Headers) -> None:

@@ -28,6 +28,7 @@ from .incoming import Head
 from .lifecycle import check_preference
 from .limits import Limits
 from .results import Results, Waiter
+from .start_times import start_times
 from .tokens import Tokens
 
 log = structlog.get_logger("gateway.run")
@@ -196,6 +197,7 @@ class Run:
             if waiter.record is not None and not waiter.output:
                 status, headers, body = answers.final(waiter.record)
                 headers += own
+                headers += await start_times(self._store, waiter.record)
                 if status >= 500:
                     headers += await self._access.log_hint(status, waiter.app, head.authorization)
                 await respond(send, status, headers, body)

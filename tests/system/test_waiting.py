@@ -24,5 +24,11 @@ def test_the_cause_is_named_as_it_changes(platform: PlatformUnderTest, tmp_path:
         gate.touch()
         wait_until(lambda: all(client.get(each["status_url"]).status_code == 200 for each in made), "both to be served")
         assert waiting() == "None"
+        told = client.get(made[0]["response_url"]).headers["server-timing"]
+        times = dict(part.split(";dur=") for part in told.split(", "))
+        assert int(times["queue"]) >= int(times["setup"]) > 2000
+        assert {"environment", "spawn", "boot", "import", "setup", "start", "queue"} == set(times)
+        warm = client.post(url, json={"gate": str(gate)})
+        assert "server-timing" not in warm.headers
         last_start = client.get(f"/api/v1/apps/{app}").json()["last_start"]
         assert last_start["total"] > last_start["setup"] > 2
