@@ -30,6 +30,8 @@ from fal._runner.protocol import (
 M = TypeVar("M", bound=Message)
 SDK = Path(fal.__file__).parents[1]
 BASE_URL = "http://platform.test:8000"
+#: The runner's interpreter; another one than the tests' own in test_pythons.
+PYTHON = os.environ.get("KEEPWARM_TEST_RUNNER_PYTHON", sys.executable)
 
 
 @dataclass
@@ -114,7 +116,7 @@ def header(headers: Headers, name: bytes) -> bytes | None:
     return next((value for key, value in headers if key.lower() == name), None)
 
 
-def spawn(folder: Path, *, python: str = sys.executable, environment: dict[str, str] | None = None) -> Runner:
+def spawn(folder: Path, *, python: str = PYTHON, environment: dict[str, str] | None = None) -> Runner:
     """A runner process that has said Hello and waits for Start. ``folder`` gets a bundle and a files folder."""
     ours, theirs = socket.socketpair()
     (folder / "files").mkdir(exist_ok=True)
@@ -139,7 +141,7 @@ def start(
     class_name: str = "Demo",
     *,
     entry_file: str = "app.py",
-    python: str = sys.executable,
+    python: str = PYTHON,
     environment: dict[str, str] | None = None,
     **fields: Any,
 ) -> Runner:
