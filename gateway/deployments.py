@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 from fal import _offers
+from fal._limits import is_app_name
 from fal._spec import AppSpec, BundleFile, EnvironmentSpec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,9 +22,10 @@ from starlette.routing import Route
 from envbuilder.errors import BadRequirement
 from envbuilder.key import environment_key
 from scheduler.store import keys
-from scheduler.store.records import RevisionRecord, RevisionState
+from scheduler.store.records import ApiKeyRecord, RevisionRecord, RevisionState
 
 from . import wire
+from .auth import check_owner
 from .control import Control, answer
 from .errors import Refusal, bad_request
 from .events import Events, Story
@@ -55,6 +57,7 @@ class Deployments:
         """
         caller = await self._control.caller(request)
         body = await self._control.json(request)
+        replaced = await self._replaced(body, caller)
         spec = read_spec(body.get("spec"))
         files = read_files(body.get("files"), spec)
         ephemeral, message = _flag(body, "ephemeral"), _message(body)
@@ -65,7 +68,7 @@ class Deployments:
             raise Refusal(409, refusal)
         if ephemeral:
             # The name is the only thing that keeps a public app private to those who were told it.
-            spec = replace(spec, name=str(uuid.uuid4()), auth=spec.auth or "public")
+            spec = replace(spec, name=replaced or str(uuid.uuid4()), auth=spec.auth or "public")
         app = f"{caller.owner}/{spec.name}"
         anew = uuid.uuid4().hex[:12] if no_cache else await self._built_anew(app, spec.environment)
         spec = replace(spec, environment=replace(spec.environment, built_anew=anew))
@@ -88,6 +91,24 @@ class Deployments:
             },
             201,
         )
+
+    async def _replaced(self, body: dict[str, Any], caller: ApiKeyRecord) -> str | None:
+        """Name of the ``fal run`` app that this revision is for; None for a deployed app and for a new run.
+
+        Raises:
+            Refusal: 400 unless it is text and the deploy is ephemeral, 403 for another's app, 404 when it is gone.
+        """
+        app = body.get("replaces")
+        if app is None:
+            return None
+        if not isinstance(app, str) or not _flag(body, "ephemeral"):
+            raise bad_request('"replaces" must be the "owner/name" of an ephemeral app, in an ephemeral deploy.')
+        owner, _, name = app.partition("/")
+        check_owner(owner, caller)
+        alias = await self._store.apps.get(app) if is_app_name(name) else None
+        if alias is None or not alias.ephemeral:
+            raise Refusal(404, f'There is no ephemeral app "{app[:80]}"; its "fal run" may have ended.')
+        return name
 
     async def _built_anew(self, app: str, environment: EnvironmentSpec) -> str:
         """Which of the environments of these inputs the app uses already: a deploy does not go back to an older one."""

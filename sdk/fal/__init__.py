@@ -29,7 +29,7 @@ _HOMES = {
     "isolated": "fal._functions",
     "realtime": "fal._endpoints",
 }
-_SUBMODULES = frozenset({"app", "exceptions", "toolkit"})
+_SUBMODULES = frozenset({"app", "exceptions", "ref", "toolkit"})
 
 __all__ = [
     "App",

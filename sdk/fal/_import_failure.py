@@ -84,7 +84,7 @@ def _raised_by_us(trace: TracebackType | None) -> bool:
 
 def _missing_module(module: str, file: Path, requirements: Iterable[str]) -> str:
     top = module.partition(".")[0]
-    if names_requirement(top, [*requirements, *_written_requirements(file)]):
+    if names_requirement(top, [*requirements, *written_requirements(file)]):
         return (
             f"{top} is in requirements, so the worker has it, but this Python does not: move `import {top}` into "
             "setup() (or the method that uses it), or install it here too."
@@ -95,7 +95,7 @@ def _missing_module(module: str, file: Path, requirements: Iterable[str]) -> str
     )
 
 
-def _written_requirements(file: Path) -> list[str]:
+def written_requirements(file: Path) -> list[str]:
     """What the classes of a file that does not load give as ``requirements``, as far as it is written out."""
     found: list[str] = []
     with suppress(SyntaxError, ValueError, OSError):

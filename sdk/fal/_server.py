@@ -136,8 +136,13 @@ class ControlApi:
         message: str | None,
         reset_scale: bool,
         no_cache: bool = False,
+        replaces: str | None = None,
     ) -> Json:
-        """Register a revision; its environment is built afterwards (see ``build_events``)."""
+        """Register a revision; its environment is built afterwards (see ``build_events``).
+
+        Args:
+            replaces: the ephemeral app (``owner/name``) that this is a later revision of.
+        """
         body = {
             "spec": spec,
             "files": list(files),
@@ -146,6 +151,7 @@ class ControlApi:
             "reset_scale": reset_scale,
             # Only when asked for: an older server refuses what it does not know.
             **({"no_cache": True} if no_cache else {}),
+            **({"replaces": replaces} if replaces is not None else {}),
         }
         answer: Json = self.json("POST", "/api/v1/deployments", json=body)
         return answer

@@ -105,6 +105,20 @@ def test_a_run_gets_a_name_that_nobody_can_guess(gateway: RunningGateway, client
     assert record.spec.auth == "private"
 
 
+def test_a_run_that_reloads_keeps_its_name(gateway: RunningGateway, client: httpx.Client) -> None:
+    """A revision for somebody else's app, a deployed one or one that is gone must not come into being."""
+    upload(client)
+    app, deployed = gateway.app(ephemeral=True), gateway.app()
+    body = {**deployment(), "ephemeral": True}
+    made = client.post("/api/v1/deployments", json={**body, "replaces": app})
+    assert (made.status_code, made.json()["app"]) == (201, app)
+    gone = f"{OWNER}/{'0' * 8}-1111-4222-8333-444455556666"
+    refusals = {deployed: 404, gone: 404, f"{OWNER}/../x": 404, "somebody/else": 403, 7: 400}
+    for given, status in refusals.items():
+        assert client.post("/api/v1/deployments", json={**body, "replaces": given}).status_code == status, given
+    assert client.post("/api/v1/deployments", json={**deployment(), "replaces": app}).status_code == 400
+
+
 def test_a_machine_type_that_no_host_offers_is_refused_at_once(gateway: RunningGateway, client: httpx.Client) -> None:
     upload(client)
     answer = client.post("/api/v1/deployments", json=deployment(machine_types=("GPU-A100",)))

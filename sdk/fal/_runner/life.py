@@ -17,7 +17,7 @@ import traceback
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from fal import _context
+from fal import _context, ref
 from fal._runner import cuda_on_cpu
 from fal._runner.channel import Channel
 from fal._runner.errors import LoadError
@@ -90,6 +90,7 @@ class Life:
         prepare_path(start.bundle_dir, start.entry_file)
         cls = find_app(load_module(start.bundle_dir, start.entry_file), start.class_name)
         instance = cls(_allow_init=True)
+        ref.set_current_app(instance)
         return instance, build_fastapi(instance)
 
     def _failed(self, stage: str, error: BaseException) -> int:

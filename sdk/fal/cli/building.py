@@ -56,7 +56,7 @@ class Delivery:
         reset_scale: bool = False,
         no_cache: bool = False,
     ) -> Built:
-        """Upload what is missing, register, and wait for the environment.
+        """Upload what is missing, register, and wait for the environment; a second ephemeral one is a new revision.
 
         Raises:
             Problem: refused, or the build failed (its lines have been shown).
@@ -71,6 +71,7 @@ class Delivery:
             message=message,
             reset_scale=reset_scale,
             no_cache=no_cache,
+            replaces=self.app if ephemeral else None,
         )
         self.app, revision = str(registered["app"]), str(registered["revision"])
         final = self._watch(self.app, revision, self.api.server_time or time.time())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,8 @@ import click
 from fal._spec import Auth
 from fal.cli.options import ignored_options
 
+#: Given the app, its delivery and the screen: what goes on beside the run.
+Reloading = Callable[[Any, Any, Any], contextlib.AbstractContextManager[Any]]
 #: Tries to get a broken session back; a gateway that restarts is back within seconds.
 _RECONNECTS = 6
 
@@ -34,9 +36,22 @@ _RECONNECTS = 6
     is_flag=True,
     help="Let this machine's CPU stand in for a GPU (slow, and says so), on the platform that this command starts.",
 )
-@ignored_options("--env", "--team", flags=("--force-env-build", "--forward-compat"))
+@click.option("--reload", is_flag=True, help="Take over what is saved: the old version serves until the new one does.")
+@click.option("--local", is_flag=True, help="In this process, with this Python's packages and without the platform.")
+@click.option(
+    "--exposed-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="With --local; 0: any."
+)
+@ignored_options("--env", "--team", "--exposed-metrics-port", flags=("--force-env-build", "--forward-compat"))
 def command(
-    ref: str, auth: Auth | None, app_name: str | None, no_cache: bool, machine_type: str | None, cpu_fallback: bool
+    ref: str,
+    auth: Auth | None,
+    app_name: str | None,
+    no_cache: bool,
+    machine_type: str | None,
+    cpu_fallback: bool,
+    reload: bool,
+    local: bool,
+    exposed_port: int,
 ) -> None:
     """Try an app: builds its environment, prints a URL, shows its log, and removes it on Ctrl-C.
 
@@ -50,9 +65,14 @@ def command(
     from fal.cli.summary import note_lost_digits
 
     _end_on_signals()
+    if local:
+        _run_here(ref, app_name, exposed_port, reload)
+        return
+    begun = time.time()
     check = None if cpu_fallback or machine_type else guess_check(Path(ref.partition("::")[0]))
+    read = partial(load, ref, app_name=app_name, auth=auth, machine_type=machine_type, run=True)
     try:
-        loaded = load(ref, app_name=app_name, auth=auth, machine_type=machine_type, run=True)
+        loaded = read()
     except BaseException:
         if check is not None:
             check.stop()
@@ -64,7 +84,34 @@ def command(
             screen.warning(
                 "this app is public unless --auth says otherwise; the class's own auth counts for `fal deploy`."
             )
-        _run(platform, loaded, screen, no_cache)
+        _run(platform, loaded, screen, no_cache, partial(_reloader, read, begun) if reload else _no_reloader)
+
+
+def _run_here(ref: str, app_name: str | None, port: int, reload: bool) -> None:
+    """Without a platform: in this process, or in one of its own that is started again."""
+    from fal.cli.console import Screen
+
+    if reload:
+        from fal.cli.reloading import local_again_and_again
+
+        named = () if app_name is None else ("--app-name", app_name)
+        local_again_and_again(ref, (*named, "--exposed-port", str(port)), Screen())
+    else:
+        from fal.cli.local import serve
+
+        serve(ref, app_name, port, Screen())
+
+
+def _no_reloader(loaded: Any, delivery: Any, screen: Any) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
+
+
+def _reloader(
+    read: Callable[[], Any], begun: float, loaded: Any, delivery: Any, screen: Any
+) -> contextlib.AbstractContextManager[Any]:
+    from fal.cli.reloading import Reloader
+
+    return Reloader(loaded, read, delivery, screen, lambda built, again: _show(built, again, screen), begun)
 
 
 def _end_on_signals() -> None:
@@ -137,7 +184,7 @@ def _say_waiting(loaded: Any, screen: Any) -> None:
     )
 
 
-def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool) -> None:
+def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool, reloading: Reloading) -> None:
     from fal.cli.building import Delivery
     from fal.cli.watching import RunnerWatch
 
@@ -147,7 +194,7 @@ def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool) -> None:
         built = delivery.send(loaded, ephemeral=True, no_cache=no_cache)
         serving = True
         _show(built, loaded, screen)
-        with RunnerWatch(platform.api, built.app, screen):
+        with RunnerWatch(platform.api, built.app, screen), reloading(loaded, delivery, screen):
             _follow(platform, built.app, screen)
     except KeyboardInterrupt:
         if not serving:
