@@ -6,6 +6,7 @@ when an app is served) and running to ``fal._runner``.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import warnings
@@ -22,7 +23,21 @@ from fal._settings import ATTRIBUTES, DEFAULTS, AppSettings, app_name_of, resolv
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["App", "AppSettings", "HealthCheck", "RequestContext", "app_spec_settings", "endpoint", "realtime"]
+__all__ = [
+    "App",
+    "AppSettings",
+    "HealthCheck",
+    "RequestContext",
+    "app_spec_settings",
+    "endpoint",
+    "realtime",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("AppClient", "AppClientError"):  # for tests only: runners must not pay for an HTTP client
+        return getattr(importlib.import_module("fal._app_client"), name)
+    raise AttributeError(f"module 'fal.app' has no attribute {name!r}")
 
 
 class App:
