@@ -20,6 +20,8 @@ from .errors import Refusal, unauthorized
 Purpose = Literal["call", "files", "upload"]
 
 _ALGORITHM = "HS256"
+#: Seconds that the clocks of two gateways may differ: what one just issued is of the other's future.
+LEEWAY_SECONDS = 60
 
 
 class Tokens:
@@ -42,7 +44,12 @@ class Tokens:
         """
         try:
             claims: dict[str, Any] = jwt.decode(
-                token, self._key(), algorithms=[_ALGORITHM], audience=purpose, options={"require": ["aud", "exp"]}
+                token,
+                self._key(),
+                algorithms=[_ALGORITHM],
+                audience=purpose,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["aud", "exp"]},
             )
         except jwt.ExpiredSignatureError:
             raise unauthorized("This token has expired. Ask for a new one.") from None

@@ -65,15 +65,16 @@ class Reaper:
             await self._stop_endless_starts(seen, revision)
         if self._silence_counts(seen.now_ms):
             if seen.workers:
-                changed |= await self._remove_silent(seen.app)
+                changed |= await self._remove_silent(seen)
             if seen.in_progress:
                 rules = RetryRules.of(revision.spec) if revision is not None else RetryRules()
                 changed |= await self._return_lost(seen.app, epoch, rules)
         return changed
 
     def _silence_counts(self, now_ms: int) -> bool:
-        if self._last_ms is not None and now_ms - self._last_ms > PAUSE_MS:
-            log.info("time passed without us; silent workers get a moment", ms=now_ms - self._last_ms)
+        passed = 0 if self._last_ms is None else now_ms - self._last_ms
+        if passed > PAUSE_MS or passed < -PAUSE_MS:  # the clock of Redis may be put back
+            log.info("time passed without us; silent workers get a moment", ms=passed)
             self._silence_counts_from_ms = now_ms + SETTLE_MS
         self._last_ms = now_ms
         return now_ms >= self._silence_counts_from_ms
@@ -105,8 +106,9 @@ class Reaper:
             changed |= outcome in ("requeued", "failed")
         return changed
 
-    async def _remove_silent(self, app: str) -> bool:
-        silent = await self._store.workers.silent(app, self._worker_silent_ms)
+    async def _remove_silent(self, seen: AppSeen) -> bool:
+        app = seen.app
+        silent = await self._store.workers.silent(app, seen.now_ms, self._worker_silent_ms)
         for worker in silent:
             log.warning("worker is silent", app=app, worker=worker.worker_id, host=worker.host, state=worker.state)
             await self._store.workers.remove(app, worker.worker_id, "no sign of life")

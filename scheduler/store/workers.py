@@ -17,6 +17,9 @@ from .scripts import SCRIPTS
 
 Stop = Literal["drain", "kill", "idle"]
 
+#: As ``far_off`` of the scripts' clock.
+FAR_OFF_MS = 3_600_000
+
 
 class Workers:
     """Verbs on workers."""
@@ -136,11 +139,13 @@ class Workers:
         """Takes a worker off its host's list whose record is gone, which ``remove`` could not find any more."""
         await self._redis.command("HDEL", keys.host_orders(host), worker_id)
 
-    async def silent(self, app: str, older_than_ms: int) -> list[WorkerRecord]:
-        """Workers without a sign of life for longer than this; one that never gave any counts from its placing."""
-        clock, workers = await asyncio.gather(self._redis.command("TIME"), self.list(app))
-        limit = int(clock[0]) * 1000 + int(clock[1]) // 1000 - older_than_ms
-        return [w for w in workers if (w.beat_at_ms or w.created_at_ms) < limit]
+    async def silent(self, app: str, now_ms: int, older_than_ms: int) -> list[WorkerRecord]:
+        """Workers without a sign of life for longer than this; one that never gave any counts from its placing.
+
+        A sign of the far future is one from before the server's clock was put back.
+        """
+        lately = range(now_ms - older_than_ms, now_ms + FAR_OFF_MS)
+        return [w for w in await self.list(app) if (w.beat_at_ms or w.created_at_ms) not in lately]
 
     async def list(self, app: str) -> list[WorkerRecord]:
         """The app's living workers, oldest first."""

@@ -71,6 +71,31 @@ def test_a_full_disk_takes_no_large_body_and_leaves_no_half_of_one(redis_server:
             gateway.stop()
 
 
+@pytest.mark.debian
+def test_a_read_only_disk_takes_nothing_large_and_serves_on(redis_server: str) -> None:
+    """F27: an ext4 that found an error goes read-only. What needs a file is refused and told why, the rest goes on."""
+    with small_disk(80) as disk:
+        gateway = RunningGateway(redis_server, disk.path).start()
+        try:
+            app = gateway.app()
+            gateway.worker(app)
+            with gateway.owner_client() as client:
+                upload = "/rest/storage/upload/initiate?storage_type=fal-cdn-v3"
+                ask = {"file_name": "a.bin", "content_type": "application/octet-stream"}
+                before_the_fault = client.post(upload, json=ask).json()["upload_url"]
+                with disk.read_only():
+                    large = (("POST", f"/{app}"), ("POST", f"/queue/{app}"), ("PUT", before_the_fault))
+                    for method, url in large:
+                        refused = client.request(method, url, content=bytes(400_000))
+                        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5"), refused.text
+                        assert "Read-only file system" in refused.json()["detail"]
+                    assert client.post(f"/{app}", content=b"small").content == b"small"
+                assert client.post(f"/{app}", content=bytes(400_000)).content == bytes(400_000)
+                assert client.put(before_the_fault, content=bytes(1_000)).status_code == 200
+        finally:
+            gateway.stop()
+
+
 def test_a_gateway_without_file_descriptors_serves_whom_it_has_and_recovers(
     redis_server: str, tmp_path: Path, listener: socket.socket
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import jwt
@@ -104,6 +105,18 @@ def test_tokens_that_are_not_given(gateway: RunningGateway, body: dict[str, Any]
     with gateway.owner_client() as owner:
         answer = owner.post("/rest/tokens/", json=body)
     assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(-300, 401), (-50, 200), (0, 200), (50, 200), (300, 401)])
+def test_gateways_whose_clocks_differ(gateway: RunningGateway, ahead: int, status: int) -> None:
+    """F29: a token of a gateway whose clock was two seconds ahead was not valid yet for the others."""
+    app = gateway.app(auth="private")
+    gateway.worker(app)
+    now = int(time.time())
+    issued = {"iat": now + ahead, "exp": now + ahead + 10}
+    claims = {"aud": "call", "sub": gateway.key.partition(":")[0], "apps": [app], **issued}
+    token = jwt.encode(claims, Tokens(gateway.settings.data_dir)._key(), "HS256")
+    assert call(gateway, app, token) == status
 
 
 def test_every_gateway_knows_the_others_tokens(gateway: RunningGateway, start_gateway: StartGateway) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from gateway.tokens import Tokens
+from gateway.tokens import LEEWAY_SECONDS, Tokens
 from tests.gateway.conftest import StartGateway
 from tests.gateway.platform import RunningGateway
 
@@ -132,7 +132,7 @@ def test_an_upload_is_only_for_its_owner(gateway: RunningGateway) -> None:
 
 
 def test_an_expired_token_is_refused(gateway: RunningGateway) -> None:
-    token = Tokens(gateway.settings.data_dir).issue("files", -1, sub=gateway.key.partition(":")[0])
+    token = Tokens(gateway.settings.data_dir).issue("files", -LEEWAY_SECONDS - 1, sub=gateway.key.partition(":")[0])
     with gateway.client(headers={"authorization": f"Bearer {token}"}) as client:
         answer = client.post("/cdn/files/upload", content=b"x")
     assert (answer.status_code, "expired" in answer.json()["detail"]) == (401, True)

@@ -78,6 +78,7 @@ _RETRY = (
     Guard("retry", "what has ended stays", "if r.status ~= 'IN_PROGRESS' then", "if false then"),
     Guard("retry", "what ended otherwise is superseded", "r.ended_by == 'retry' and", "true and"),
     Guard("retry", "a renewed lease is alive", "if lease and tonumber(lease) > now", "if false"),
+    Guard("retry", "a lease of another time is none", " and tonumber(lease) < far_off", ""),
     Guard("retry", "only the reaper looks at the lease", "if by_epoch ~= '' then", "if true then"),
     Guard("retry", "crashes are counted", "redis.call('HINCRBY', key, 'crashes', 1)", "crashes"),
     Guard("retry", "suspects run alone first", "tonumber(suspects) > 1 and r.solo ~= '1'", "false"),
@@ -305,6 +306,8 @@ _WORKERS = (
     ),
     Guard("append_output", "output after the end is refused", "r[1] ~= 'IN_PROGRESS' or ", ""),
     Guard("append_output", "another worker's output is refused", " or r[3] ~= worker_id", ""),
+    Guard("expired_leases", "a lease of another time is none", "far_off, '+inf'", "'(+inf', '+inf'"),
+    Guard("promote", "a back-off of another time is over", "far_off, '+inf'", "'(+inf', '+inf'"),
     Guard("expired_leases", "a living lease is not expired", "'-inf', now", "'-inf', '+inf'"),
     Guard("overdue_starts", "not before its time", "'-inf', now", "'-inf', '+inf'"),
 )

@@ -189,7 +189,7 @@ def test_a_passed_start_deadline_ends_the_request(redis_url: str, tmp_path: Path
 
 def test_a_start_that_does_not_end_is_stopped(redis_url: str, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with scene(redis_url, tmp_path) as here:
+        async with scene(redis_url, tmp_path, silent_ms=3_600_000) as here:
             record = WorkerRecord(APP, "w1", "r1", "h1", WorkerState.PENDING, "S", (), 0)
             await here.store.workers.place(record, here.epoch)
             await here.store.workers.update(APP, "w1", state=WorkerState.SETUP)

@@ -264,14 +264,16 @@ async def test_a_worker_from_placing_to_its_end(redis_url: str, tmp_path: Path) 
 async def test_silent_workers(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         await s.place("never")
-        assert await s.store.workers.silent(APP, 60_000) == []
 
-        async def silent() -> bool:
-            return [w.worker_id for w in await s.store.workers.silent(APP, 5)] == ["never"]
+        async def silent(older_than_ms: int, later_ms: int = 0) -> list[str]:
+            now_ms = (await s.store.apps.observe(APP)).now_ms + later_ms
+            return [w.worker_id for w in await s.store.workers.silent(APP, now_ms, older_than_ms)]
 
-        await await_until(silent, "the worker to be silent")
+        assert await silent(60_000) == []
+        assert await silent(5, later_ms=10) == ["never"]
         await s.store.workers.beat(APP, "never", 0)
-        assert await s.store.workers.silent(APP, 2000) == []
+        assert await silent(2000, later_ms=1000) == []
+        assert await silent(2000, later_ms=-86_400_000) == ["never"], "a sign of before the clock was put back"
 
 
 async def test_a_beat_counts_the_load_afresh(redis_url: str, tmp_path: Path) -> None:

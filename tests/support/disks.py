@@ -28,6 +28,15 @@ class SmallDisk:
         """Give it room, or take some."""
         _run("mount", "-o", f"remount,size={megabytes}m", self.path)
 
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """As the kernel leaves a filesystem on which it found an error."""
+        _run("mount", "-o", "remount,ro", self.path)
+        try:
+            yield
+        finally:
+            _run("mount", "-o", "remount,rw", self.path)
+
     def fill(self, leave: int = 0) -> Path:
         """A file over all that is free but for ``leave`` bytes."""
         state = os.statvfs(self.path)

@@ -15,7 +15,7 @@ if r.status == 'IN_QUEUE' then return 'requeued' end -- asked twice
 if r.status ~= 'IN_PROGRESS' then return r.ended_by == 'retry' and 'failed' or 'superseded' end
 if by_epoch ~= '' then
   local lease = redis.call('ZSCORE', leases, request_id)
-  if lease and tonumber(lease) > now then return 'alive' end
+  if lease and tonumber(lease) > now and tonumber(lease) < far_off then return 'alive' end
 end
 
 release_slot(worker_id)
