@@ -56,7 +56,7 @@ def _apps(body: dict[str, Any]) -> list[str]:
     given = body.get("allowed_apps", [body["app"]] if "app" in body else None)
     if not isinstance(given, list) or not 1 <= len(given) <= _MOST_APPS:
         raise bad_request(f'"allowed_apps" must be a list of 1 to {_MOST_APPS} apps.')
-    wrong = next((item for item in given if not isinstance(item, str) or not _APP.fullmatch(item)), None)
-    if wrong is not None:
-        raise bad_request(f'"allowed_apps" holds {str(wrong)[:80]!r}, which is no app.')
+    for item in given:
+        if not isinstance(item, str) or not _APP.fullmatch(item):
+            raise bad_request(f'"allowed_apps" holds {str(item)[:80]!r}, which is no app.')
     return ["/".join(item.strip("/").split("/")[:2]) for item in given]

@@ -25,6 +25,7 @@ from .events import EventStreams
 from .incoming import Head
 from .limits import Limits
 from .settings import Settings
+from .shapes import Urls
 
 #: JSON bodies of the control API are specs and lists of file names, never files.
 _MAX_JSON = 8 * 1024 * 1024
@@ -79,7 +80,7 @@ class Control:
             raise bad_request("The body must be a JSON object.")
         return value
 
-    def urls(self, request: Request, app: str) -> dict[str, str]:
+    def urls(self, request: Request, app: str) -> Urls:
         """The app's addresses as this caller sees them."""
         return app_urls(self.addresses.base_url(request.scope, head_of(request)), app)
 

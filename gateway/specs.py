@@ -18,7 +18,7 @@ from .errors import Refusal, bad_request
 _SPEC = TypeAdapter(AppSpec)
 _FILES = TypeAdapter(tuple[BundleFile, ...])
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PYTHON = re.compile(r"3\.\d{1,2}")
+_PYTHON = re.compile(r"3\.[0-9]{1,2}")
 _MACHINE_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_FILES = 20_000
 _NUMBERS_OF_REVISIONS = (
