@@ -13,7 +13,7 @@ from starlette.routing import Route
 from . import shapes
 from .asgi import Receive
 from .control import Control, answer, head_of
-from .errors import CallerGone, bad_request, object_too_large
+from .errors import CallerGone, bad_request, object_too_large, shown
 from .operations import BYTES, describe
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,7 +43,7 @@ class Bundles:
             raise bad_request(f'"hashes" must be a list of at most {_MOST_HASHES} SHA-256 values.')
         for item in hashes:
             if not isinstance(item, str) or not _SHA256.fullmatch(item):
-                raise bad_request(f'"hashes" holds {str(item)[:80]!r}, which is no SHA-256 in lower-case hex.')
+                raise bad_request(f'"hashes" holds {shown(item)}, which is no SHA-256 in lower-case hex.')
         return answer({"missing": await asyncio.to_thread(self._control.store.bundles.missing, hashes)})
 
     @describe(204, body=BYTES)

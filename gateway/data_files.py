@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO, TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -26,6 +27,7 @@ T = TypeVar("T")
 #: Marks uploads in parts that end here, not in the file store.
 _DATA = "data-folder"
 _BLOCK = 256 * 1024
+_NO_FORM = 'The body must be a form with a file called "file_upload".'
 
 
 class DataFiles:
@@ -152,13 +154,16 @@ class DataFiles:
         """The one file of a form, which is held in memory: the command sends at most 10 MB at once."""
         body = await self._control.limits.read_body(request.receive, head_of(request).content_length)
 
+        if not _is_whole_form(request.headers.get("content-type", ""), body):
+            raise bad_request(_NO_FORM)
+
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async with Request(request.scope, receive).form(max_files=1, max_fields=1) as form:
             file = form.get("file_upload")
             if not isinstance(file, UploadFile):
-                raise bad_request('The body must be a form with a file called "file_upload".')
+                raise bad_request(_NO_FORM)
             return await file.read()
 
     async def _do(self, request: Request, act: Callable[..., T], *arguments: Any) -> T:
@@ -172,6 +177,12 @@ class DataFiles:
 def _path(request: Request) -> str:
     """The path that the caller means; it puts a whole one behind the route's last slash."""
     return "/" + str(request.path_params["path"]).strip("/")
+
+
+def _is_whole_form(content_type: str, body: bytes) -> bool:
+    """Whether a form in parts has its end. The parser does not ask, and leaves the file of a half one open."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    return bool(boundary) and body.rstrip(b"\r\n").endswith(b"\r\n--" + boundary + b"--")
 
 
 def _fill(incoming: Incoming, data: bytes) -> None:

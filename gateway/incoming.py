@@ -28,6 +28,8 @@ _NOT_PASSED = frozenset(
 _PASSED_RESERVED = b"x-fal-object-lifecycle-preference"
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _LONGEST_TIMEOUT = 30 * 86400.0
+#: Zeros in front of a length pass the parser, and Python does not read thousands of digits.
+_MOST_DIGITS = 18
 _CONDITIONS = frozenset({"server_error", "timeout", "connection_error"})
 #: More than the attempts that any request has.
 _MOST_RETRIES = 100
@@ -76,8 +78,8 @@ def read_head(scope: Scope) -> Head:
                     raise bad_request("The request has two different Host headers; send one.")
                 head.host = value
             elif name == b"content-length":
-                if not value.isdigit():
-                    raise bad_request("Content-Length is not a number.")
+                if not value.isdigit() or len(value) > _MOST_DIGITS:
+                    raise bad_request("Content-Length is not a number of at most 18 digits.")
                 head.content_length = int(value)
             elif name == b"origin":
                 head.origin = True

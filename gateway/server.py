@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 import uvicorn
+from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
     HEADER_VALUE_RE,
@@ -35,6 +36,7 @@ _CERTIFICATE_TICKS = 10
 #: Bytes a second that a body must bring on average.
 _SLOWEST_BODY = 16 * 1024
 
+_VERSIONS = frozenset({"1.0", "1.1"})
 #: Headers of answers that change how the connection goes on.
 _UNUSUAL = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 
@@ -203,6 +205,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() not in _VERSIONS:
+            # The parser takes 0.9, whose answers have no head, and 2.0, which is another protocol.
+            raise HttpParserError("neither HTTP/1.1 nor HTTP/1.0")
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
