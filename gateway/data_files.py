@@ -21,6 +21,8 @@ from scheduler.store.uploads import MOST_PARTS, Incoming, Upload
 from . import wire
 from .control import Control, answer, head_of
 from .errors import Refusal, bad_request
+from .fetching import Fetching
+from .webhook_target import MAX_URL_LENGTH
 
 T = TypeVar("T")
 
@@ -38,12 +40,14 @@ class DataFiles:
         settings = control.settings
         self._data = DataFolder(settings.app_data or settings.data_dir / "data")
         self._uploads = control.store.uploads
+        self._fetching = Fetching(settings.max_file_bytes, settings.allow_private_webhooks)
 
     def routes(self) -> list[Route]:
         parts = "/rest/files/file/multipart/{path:path}"
         return [
             Route("/rest/files/list/{path:path}", self.list, methods=["GET"]),
             Route("/rest/files/file/local/{path:path}", self.put, methods=["POST"]),
+            Route("/rest/files/file/url/{path:path}", self.put_from_url, methods=["POST"]),
             Route(f"{parts}/initiate", self.begin, methods=["POST"]),
             Route(f"{parts}/{{upload_id}}/complete", self.complete, methods=["POST"]),
             Route(f"{parts}/{{upload_id}}/cancel", self.cancel, methods=["POST"]),
@@ -91,6 +95,17 @@ class DataFiles:
             await asyncio.to_thread(_fill, incoming, data)
             await self._do(request, self._data.take, incoming.path, _path(request))
         return answer({"path": _path(request), "size": len(data)})
+
+    async def put_from_url(self, request: Request) -> Response:
+        """A file that the platform fetches itself."""
+        await self._do(request, self._data.check, _path(request))  # before anything is fetched for nothing
+        url = (await self._control.json(request)).get("url")
+        if not isinstance(url, str) or not 1 <= len(url) <= MAX_URL_LENGTH or not url.isprintable():
+            raise bad_request(f'"url" must be an http(s) address of at most {MAX_URL_LENGTH} characters.')
+        with self._uploads.receiving(0) as incoming:
+            await self._fetching.fetch(url, incoming)
+            await self._do(request, self._data.take, incoming.path, _path(request))
+        return answer({"path": _path(request), "size": incoming.size})
 
     async def delete(self, request: Request) -> Response:
         """A file, or a folder with all that is in it."""
