@@ -59,7 +59,8 @@ def read_head(scope: Scope) -> Head:
     """One pass over the headers.
 
     Raises:
-        Refusal: two Host or Authorization headers that differ (400), a length that is no number (400).
+        Refusal: 400 without a Host header, for two Host or Authorization headers that differ, for a length that is no
+            number.
     """
     head = Head()
     passed = head.passed
@@ -86,6 +87,8 @@ def read_head(scope: Scope) -> Head:
             elif name == b"idempotency-key":
                 head.idempotency_key = value
             passed.append((name.decode("latin-1"), value.decode("latin-1")))
+    if not head.host and scope["http_version"] == "1.1" and not any(name == b"host" for name, _ in scope["headers"]):
+        raise bad_request("HTTP/1.1 requires a Host header; send one.")
     return head
 
 

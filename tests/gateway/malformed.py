@@ -72,6 +72,7 @@ REFUSED: dict[str, bytes] = {
     "a folded header": head(b"a: b", b" folded", b"content-length: 0"),
     "a header without a colon": head(b"nonsense", b"content-length: 0"),
     "a bare line break in a header": head(b"a: b\nc: d", b"content-length: 0\rx"),
+    "no host": head(b"content-length: 0").replace(b"host: x\r\n", b""),
     "two hosts": head(b"host: y", b"content-length: 0"),
     "a host with a path": head(b"content-length: 0").replace(b"host: x", b"host: a/../b"),
     "a host with a user": head(b"content-length: 0").replace(b"host: x", b"host: a@b"),
