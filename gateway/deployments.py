@@ -51,7 +51,7 @@ class Deployments:
             Route("/api/v1/deployments/{owner}/{app}/{revision}/events", self.events, methods=["GET"]),
         ]
 
-    @describe(201, shapes.Deployed, body=shapes.Deployment, refusals=(409,))
+    @describe(201, shapes.Deployed, body=shapes.Deployment, refusals=(403, 404, 409))
     async def create(self, request: Request) -> Response:
         """A new revision; it serves once its environment is built.
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from typing_extensions import is_typeddict
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -88,6 +90,15 @@ def describe(
         return handler
 
     return mark
+
+
+def body_fields(handler: Callable[..., Any]) -> frozenset[str] | None:
+    """The fields that a handler's body may have; None where it was not said, or another check has words of its own."""
+    found = getattr(handler, "__operation__", None)
+    if not isinstance(found, Operation) or not is_typeddict(found.body):
+        return None
+    fields: frozenset[str] = found.body.__required_keys__ | found.body.__optional_keys__
+    return fields
 
 
 def operation_of(handler: Callable[..., Any]) -> Operation:

@@ -201,14 +201,15 @@ class LogEvent(LogLine):
 
 
 class Deployment(TypedDict):
-    """A new revision. ``ephemeral``: an app of ``fal run``, whose name is made up; ``no_cache``: its environment is
-    built anew; ``reset_scale``: the spec's scaling replaces the alias's."""
+    """A new revision. ``ephemeral``: an app of ``fal run``, whose name is made up, unless it ``replaces`` one's code;
+    ``no_cache``: its environment is built anew; ``reset_scale``: the spec's scaling replaces the alias's."""
 
     spec: AppSpec
     files: list[BundleFile]
     ephemeral: NotRequired[bool]
     no_cache: NotRequired[bool]
     reset_scale: NotRequired[bool]
+    replaces: NotRequired[str | None]
     message: NotRequired[str | None]
 
 

@@ -153,6 +153,13 @@ def test_null_in_a_list_is_refused(client: httpx.Client, path: str, body: dict[s
     assert (answer.status_code, "holds None" in answer.json()["detail"]) == (400, True)
 
 
+def test_a_field_that_the_document_does_not_have_is_refused(client: httpx.Client) -> None:
+    """A misspelled one was passed over, and what it should have said did not happen."""
+    answer = client.post("/api/v1/keys", json={"Name": "laptop"})
+    assert (answer.status_code, answer.json()["detail"]) == (400, "Unknown field 'Name'; there are name.")
+    assert client.post("/api/v1/keys", json={}).status_code == 201
+
+
 @pytest.mark.parametrize("after", ["99999999999999999999", "1-99999999999999999999", "٣"])
 def test_an_entry_that_redis_cannot_name_is_a_400(gateway: RunningGateway, client: httpx.Client, after: str) -> None:
     """A number beyond 64 bits, and digits of other scripts, reached Redis, whose refusal was answered with a 500."""
