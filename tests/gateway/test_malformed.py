@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.gateway.malformed import APP, DEEP, REFUSED, TAKEN, get, head
+from keepwarm import tls
+from tests.gateway.malformed import APP, DEEP, LADDER, REFUSED, TAKEN, deploy, get, head
 from tests.gateway.platform import HOST, RunningGateway
 from tests.gateway.talking import Answer, at_most_one_line, logged, serves_others, talk
 
@@ -120,6 +124,73 @@ def test_slow_senders_are_cut_off_and_hold_up_nobody(
         for each in talking:
             assert all(answer.status == 400 for answer in each.result())
     serves_others(impatient, APP)
+
+
+@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9", b""])
+def test_another_http_is_not_answered_as_ours(impatient: RunningGateway, version: bytes) -> None:
+    """The parser takes requests of HTTP/0.9 and 2.0 too; their callers got an answer of HTTP/1.1."""
+    [answer] = talk(impatient.address, b"GET /health %s\r\nhost: x\r\n\r\n" % version)
+    assert (answer.status, b"not valid HTTP/1.1" in answer.body) == (400, True)
+
+
+def test_a_length_with_thousands_of_zeros(impatient: RunningGateway) -> None:
+    """It passed the parser; Python refused to read so many digits, and the answer was a 500."""
+    [answer] = talk(impatient.address, head(b"content-length: " + b"0" * 5000 + b"2") + b"{}")
+    assert (answer.status, b"at most 18 digits" in answer.body) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/v1/bundles/missing", b'{"hashes": [%s]}'),
+        ("/rest/tokens", b'{"allowed_apps": [%s]}'),
+        ("/api/v1/deployments", b'{"spec": %s}'),
+    ],
+)
+def test_a_value_too_deep_to_be_shown(impatient: RunningGateway, path: str, body: bytes) -> None:
+    """The refusal quoted what was wrong, and Python's repr of it ended in a RecursionError: a 500."""
+    with impatient.owner_client() as client:
+        answer = client.post(path, content=body % LADDER)
+    assert (answer.status_code, "[[[" in answer.json()["detail"]) == (400, True)
+
+
+def test_metadata_that_are_too_deep_to_be_stored(impatient: RunningGateway) -> None:
+    """They were good JSON, but what writes JSON goes less deep than what reads it: a 500 in the middle of a deploy."""
+    with impatient.owner_client() as client:
+        for levels, status in ((90, 201), (900, 400)):
+            answer = client.post("/api/v1/deployments", content=deploy(b"[" * levels + b"]" * levels))
+            assert answer.status_code == status, answer.text
+
+
+def test_half_a_form_leaves_no_file_open(impatient: RunningGateway) -> None:
+    """The parser of forms did not mind that the end was missing, and left the file that it had begun to nobody."""
+    half = b'--x\r\ncontent-disposition: form-data; name="file_upload"; filename="a"\r\n\r\nhalf'
+    with impatient.owner_client() as client:
+        at, form = "/rest/files/file/local//data/half", {"content-type": "multipart/form-data; boundary=x"}
+        assert client.post(at, content=half, headers=form).status_code == 400
+        assert client.post(at, content=half + b"\r\n--x--\r\n", headers=form).status_code == 200
+
+
+def test_a_handshake_that_never_ends_is_cut_off(
+    redis_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With TLS a connection that said nothing, or half a greeting, was kept for a minute whatever the limits said; and
+    what is no TLS at all must not fill the log."""
+    tls.ensure(tmp_path, tls.wanted_names("127.0.0.1", None))
+    certificate = str(tmp_path / "tls" / "gateway.pem")
+    gateway = RunningGateway(redis_server, tmp_path, tls_certificate=certificate, header_timeout=0.3).start()
+    try:
+        with logged(caplog) as lines:
+            for sent in (b"", b"\x16\x03", get("/health"), b"\x16\x03\x01\x00\xff" + b"\xff" * 300):
+                with socket.create_connection(gateway.address, 20) as connection:
+                    connection.sendall(sent)
+                    assert not connection.recv(1000).startswith(b"HTTP")
+            trust = ssl.create_default_context(cafile=str(tmp_path / "tls" / "roots.pem"))
+            url = f"https://127.0.0.1:{gateway.address[1]}/health"
+            assert httpx.get(url, verify=trust, trust_env=False).status_code == 200
+        assert lines == []
+    finally:
+        gateway.stop()
 
 
 ODD = [
