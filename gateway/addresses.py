@@ -14,6 +14,7 @@ from .asgi import Scope
 from .errors import bad_request
 from .incoming import Head
 from .settings import Settings
+from .shapes import Urls
 
 Service = Literal["run", "queue", "rest", "cdn", "ws", "api", "health", "other"]
 
@@ -158,6 +159,6 @@ def queue_base(base_url: str, host: bytes) -> str:
     return base_url if at_root else f"{base_url}/queue"
 
 
-def app_urls(base_url: str, app: str) -> dict[str, str]:
+def app_urls(base_url: str, app: str) -> Urls:
     """The two addresses of an app, as shown after a deploy."""
     return {"sync": f"{base_url}/{app}", "queue": f"{base_url}/queue/{app}"}

@@ -6,9 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import wire
+from . import shapes, wire
 from .control import Control, answer
 from .errors import Refusal, bad_request
+from .operations import describe
 
 
 class ApiKeys:
@@ -25,17 +26,20 @@ class ApiKeys:
             Route("/api/v1/keys/{key_id}", self.revoke, methods=["DELETE"]),
         ]
 
+    @describe(200, shapes.WhoAmI)
     async def whoami(self, request: Request) -> Response:
         """The owner that the key belongs to."""
         key = await self._control.caller(request)
         return answer({"owner": key.owner, "key_id": key.key_id})
 
+    @describe(200, shapes.Items[shapes.Key])
     async def list(self, request: Request) -> Response:
         """The owner's keys, without secrets."""
         caller = await self._control.caller(request)
         keys = await self._control.store.keys.list()
         return answer({"items": [wire.key(key) for key in keys if key.owner == caller.owner]})
 
+    @describe(201, shapes.NewKey, body=shapes.KeyName)
     async def create(self, request: Request) -> Response:
         """A new key; the only time that its secret is shown."""
         caller = await self._control.caller(request)
@@ -45,6 +49,7 @@ class ApiKeys:
         key, secret = await self._control.store.keys.create(caller.owner, name)
         return answer({**wire.key(key), "secret": secret, "key": f"{key.key_id}:{secret}"}, 201)
 
+    @describe(204, refusals=(404,))
     async def revoke(self, request: Request) -> Response:
         """The key stops working: here at once, in other gateways within seconds."""
         caller = await self._control.caller(request)

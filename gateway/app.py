@@ -34,6 +34,7 @@ from .incoming import Head, new_request_id, read_head
 from .letters import Letters
 from .limits import Limits
 from .logs import Logs
+from .openapi import OpenApi
 from .public import Public
 from .queue import Queue
 from .results import Results
@@ -66,6 +67,8 @@ class Gateway:
         parts = (Public, Bundles, Deployments, Apps, Letters, DeadWebhooks, Logs, ApiKeys, FalCli, DataFiles)
         routes = [route for part in parts for route in part(control).routes()]
         routes += CallTokens(control, tokens).routes() + Storage(control, tokens).routes()
+        routes += OpenApi(routes).routes()
+        self.routes = tuple(routes)
         self._router = Router(routes, redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

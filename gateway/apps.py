@@ -14,9 +14,10 @@ from starlette.routing import Route
 from scheduler.store.records import AppRecord, AppSeen, RevisionRecord, RevisionState
 from scheduler.store.waiting import why_waiting
 
-from . import wire
+from . import shapes, wire
 from .control import Control, answer
 from .errors import Refusal, bad_request
+from .operations import describe
 from .specs import check_scaling, validation_text
 
 _SCALING = TypeAdapter(ScalingSpec)
@@ -45,6 +46,7 @@ class Apps:
             Route("/api/v1/hosts", self.hosts, methods=["GET"]),
         ]
 
+    @describe(200, shapes.Items[shapes.App])
     async def list(self, request: Request) -> Response:
         """The owner's apps and what they are doing."""
         caller = await self._control.caller(request)
@@ -54,6 +56,7 @@ class Apps:
         urls = [self._control.urls(request, app.app) for app in apps]
         return answer({"items": [wire.app(*each) for each in zip(apps, urls, seen, revisions, strict=True)]})
 
+    @describe(200, shapes.AppAndWhy)
     async def get(self, request: Request) -> Response:
         """One app with its current revision."""
         app = await self._control.owned_alias(request)
@@ -75,6 +78,7 @@ class Apps:
     async def _current(self, app: AppRecord) -> RevisionRecord | None:
         return await self._store.apps.revision(app.app, app.revision) if app.revision else None
 
+    @describe(204)
     async def delete(self, request: Request) -> Response:
         """The app goes: waiting requests end with an error, workers are asked to stop."""
         app = await self._control.owned_alias(request)
@@ -82,6 +86,7 @@ class Apps:
         self._control.directory.forget(app.app)
         return Response(status_code=204)
 
+    @describe(200, shapes.Scaled, body=ScalingSpec, partial=True)
     async def scale(self, request: Request) -> Response:
         """Change some scaling settings; the others stay."""
         app = await self._control.owned_alias(request)
@@ -95,6 +100,7 @@ class Apps:
         self._control.directory.forget(app.app)
         return answer({"app": app.app, "scaling": wire.scaling(scaling)})
 
+    @describe(200, shapes.Pointed, body=shapes.RevisionChoice, refusals=(409,))
     async def point(self, request: Request) -> Response:
         """Roll back (or forward) to a revision that was built."""
         app = await self._control.owned_alias(request)
@@ -110,6 +116,7 @@ class Apps:
         self._control.directory.forget(app.app)
         return answer(wire.app(pointed, self._control.urls(request, app.app)))
 
+    @describe(200, shapes.Items[shapes.Revision])
     async def revisions(self, request: Request) -> Response:
         """All revisions, newest first."""
         name = await self._control.owned_app(request)
@@ -118,11 +125,13 @@ class Apps:
         found = sorted(await self._store.apps.revisions(name), key=lambda item: -item.created_at_ms)
         return answer({"items": [wire.revision(item, item.revision == current) for item in found]})
 
+    @describe(200, shapes.Items[shapes.Worker])
     async def workers(self, request: Request) -> Response:
         """The app's workers."""
         app = await self._control.owned_alias(request)
         return answer({"items": [wire.worker(worker) for worker in await self._store.workers.list(app.app)]})
 
+    @describe(200, shapes.Document)
     async def openapi(self, request: Request) -> Response:
         """The app's own OpenAPI document, known once a worker has been ready."""
         app = await self._control.owned_alias(request)
@@ -131,16 +140,19 @@ class Apps:
             raise Refusal(404, "Not known yet: it is read when a worker of this revision is ready for the first time.")
         return Response(revision.openapi, media_type="application/json")
 
+    @describe(200, shapes.QueueSize)
     async def queue_size(self, request: Request) -> Response:
         """How many requests wait."""
         app = await self._control.owned_alias(request)
         return answer({"app": app.app, "size": await self._store.requests.queue_size(app.app)})
 
+    @describe(200, shapes.QueueFlushed)
     async def queue_flush(self, request: Request) -> Response:
         """Every waiting request ends as cancelled."""
         app = await self._control.owned_alias(request)
         return answer({"app": app.app, "flushed": await self._store.requests.flush_queue(app.app)})
 
+    @describe(200, shapes.Items[shapes.Host])
     async def hosts(self, request: Request) -> Response:
         """The machines and what they offer."""
         await self._control.caller(request)

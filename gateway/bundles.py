@@ -10,9 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from . import shapes
 from .asgi import Receive
 from .control import Control, answer, head_of
-from .errors import CallerGone, bad_request, object_too_large
+from .errors import CallerGone, bad_request, object_too_large, shown
+from .operations import BYTES, describe
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_HASHES = 20_000
@@ -32,17 +34,19 @@ class Bundles:
             Route("/api/v1/bundles/objects/{sha256}", self.put, methods=["PUT"]),
         ]
 
+    @describe(200, shapes.MissingHashes, body=shapes.Hashes)
     async def missing(self, request: Request) -> Response:
         """Which of these files must be sent."""
         await self._control.caller(request)
         hashes = (await self._control.json(request)).get("hashes")
         if not isinstance(hashes, list) or len(hashes) > _MOST_HASHES:
             raise bad_request(f'"hashes" must be a list of at most {_MOST_HASHES} SHA-256 values.')
-        wrong = next((item for item in hashes if not isinstance(item, str) or not _SHA256.fullmatch(item)), None)
-        if wrong is not None:
-            raise bad_request(f'"hashes" holds {str(wrong)[:80]!r}, which is no SHA-256 in lower-case hex.')
+        for item in hashes:
+            if not isinstance(item, str) or not _SHA256.fullmatch(item):
+                raise bad_request(f'"hashes" holds {shown(item)}, which is no SHA-256 in lower-case hex.')
         return answer({"missing": await asyncio.to_thread(self._control.store.bundles.missing, hashes)})
 
+    @describe(204, body=BYTES)
     async def put(self, request: Request) -> Response:
         """One file, onto the disk as it comes. The name is checked against the content.
 

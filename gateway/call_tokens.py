@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .control import Control, answer
-from .errors import bad_request
+from .errors import bad_request, shown
 from .tokens import Tokens
 
 #: Seconds that a token lives when its caller does not say, and at most.
@@ -47,7 +47,7 @@ class CallTokens:
         apps = _apps(body)
         seconds = body.get(life, _USUAL_SECONDS)
         if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= _MOST_SECONDS:
-            raise bad_request(f"{life} is {str(seconds)[:40]}; give whole seconds from 1 to {_MOST_SECONDS}.")
+            raise bad_request(f"{life} is {shown(seconds)}; give whole seconds from 1 to {_MOST_SECONDS}.")
         return self._tokens.issue("call", seconds, sub=key.key_id, apps=apps)
 
 
@@ -56,7 +56,7 @@ def _apps(body: dict[str, Any]) -> list[str]:
     given = body.get("allowed_apps", [body["app"]] if "app" in body else None)
     if not isinstance(given, list) or not 1 <= len(given) <= _MOST_APPS:
         raise bad_request(f'"allowed_apps" must be a list of 1 to {_MOST_APPS} apps.')
-    wrong = next((item for item in given if not isinstance(item, str) or not _APP.fullmatch(item)), None)
-    if wrong is not None:
-        raise bad_request(f'"allowed_apps" holds {str(wrong)[:80]!r}, which is no app.')
+    for item in given:
+        if not isinstance(item, str) or not _APP.fullmatch(item):
+            raise bad_request(f'"allowed_apps" holds {shown(item)}, which is no app.')
     return ["/".join(item.strip("/").split("/")[:2]) for item in given]

@@ -20,11 +20,13 @@ from . import wire
 from .addresses import Addresses, app_urls
 from .auth import Keys, check_owner
 from .directory import Directory
-from .errors import Refusal, bad_request
+from .errors import Refusal, bad_request, shown
 from .events import EventStreams
 from .incoming import Head
 from .limits import Limits
+from .operations import body_fields
 from .settings import Settings
+from .shapes import Urls
 
 #: JSON bodies of the control API are specs and lists of file names, never files.
 _MAX_JSON = 8 * 1024 * 1024
@@ -68,7 +70,7 @@ class Control:
         return record
 
     async def json(self, request: Request) -> dict[str, Any]:
-        """The body as a JSON object; 400 when it is none."""
+        """The body as a JSON object; 400 when it is none, or has fields that its route is not described with."""
         most = min(_MAX_JSON, self.settings.max_body_bytes)
         body = await self.limits.read_body(request.receive, head_of(request).content_length, most)
         try:
@@ -77,9 +79,13 @@ class Control:
             raise bad_request(f"The body is not valid JSON: {error}.") from None
         if not isinstance(value, dict):
             raise bad_request("The body must be a JSON object.")
+        known = body_fields(request.scope["endpoint"])
+        unknown = sorted(set(value) - known) if known is not None else []
+        if unknown:
+            raise bad_request(f"Unknown field {shown(unknown[0])}; there are {', '.join(sorted(known or ()))}.")
         return value
 
-    def urls(self, request: Request, app: str) -> dict[str, str]:
+    def urls(self, request: Request, app: str) -> Urls:
         """The app's addresses as this caller sees them."""
         return app_urls(self.addresses.base_url(request.scope, head_of(request)), app)
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, BinaryIO, TypeVar
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -20,12 +21,15 @@ from scheduler.store.uploads import MOST_PARTS, Incoming, Upload
 from . import wire
 from .control import Control, answer, head_of
 from .errors import Refusal, bad_request
+from .fetching import Fetching
+from .webhook_target import MAX_URL_LENGTH
 
 T = TypeVar("T")
 
 #: Marks uploads in parts that end here, not in the file store.
 _DATA = "data-folder"
 _BLOCK = 256 * 1024
+_NO_FORM = 'The body must be a form with a file called "file_upload".'
 
 
 class DataFiles:
@@ -36,12 +40,14 @@ class DataFiles:
         settings = control.settings
         self._data = DataFolder(settings.app_data or settings.data_dir / "data")
         self._uploads = control.store.uploads
+        self._fetching = Fetching(settings.max_file_bytes, settings.allow_private_webhooks)
 
     def routes(self) -> list[Route]:
         parts = "/rest/files/file/multipart/{path:path}"
         return [
             Route("/rest/files/list/{path:path}", self.list, methods=["GET"]),
             Route("/rest/files/file/local/{path:path}", self.put, methods=["POST"]),
+            Route("/rest/files/file/url/{path:path}", self.put_from_url, methods=["POST"]),
             Route(f"{parts}/initiate", self.begin, methods=["POST"]),
             Route(f"{parts}/{{upload_id}}/complete", self.complete, methods=["POST"]),
             Route(f"{parts}/{{upload_id}}/cancel", self.cancel, methods=["POST"]),
@@ -89,6 +95,17 @@ class DataFiles:
             await asyncio.to_thread(_fill, incoming, data)
             await self._do(request, self._data.take, incoming.path, _path(request))
         return answer({"path": _path(request), "size": len(data)})
+
+    async def put_from_url(self, request: Request) -> Response:
+        """A file that the platform fetches itself."""
+        await self._do(request, self._data.check, _path(request))  # before anything is fetched for nothing
+        url = (await self._control.json(request)).get("url")
+        if not isinstance(url, str) or not 1 <= len(url) <= MAX_URL_LENGTH or not url.isprintable():
+            raise bad_request(f'"url" must be an http(s) address of at most {MAX_URL_LENGTH} characters.')
+        with self._uploads.receiving(0) as incoming:
+            await self._fetching.fetch(url, incoming)
+            await self._do(request, self._data.take, incoming.path, _path(request))
+        return answer({"path": _path(request), "size": incoming.size})
 
     async def delete(self, request: Request) -> Response:
         """A file, or a folder with all that is in it."""
@@ -152,13 +169,16 @@ class DataFiles:
         """The one file of a form, which is held in memory: the command sends at most 10 MB at once."""
         body = await self._control.limits.read_body(request.receive, head_of(request).content_length)
 
+        if not _is_whole_form(request.headers.get("content-type", ""), body):
+            raise bad_request(_NO_FORM)
+
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async with Request(request.scope, receive).form(max_files=1, max_fields=1) as form:
             file = form.get("file_upload")
             if not isinstance(file, UploadFile):
-                raise bad_request('The body must be a form with a file called "file_upload".')
+                raise bad_request(_NO_FORM)
             return await file.read()
 
     async def _do(self, request: Request, act: Callable[..., T], *arguments: Any) -> T:
@@ -172,6 +192,12 @@ class DataFiles:
 def _path(request: Request) -> str:
     """The path that the caller means; it puts a whole one behind the route's last slash."""
     return "/" + str(request.path_params["path"]).strip("/")
+
+
+def _is_whole_form(content_type: str, body: bytes) -> bool:
+    """Whether a form in parts has its end. The parser does not ask, and leaves the file of a half one open."""
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    return bool(boundary) and body.rstrip(b"\r\n").endswith(b"\r\n--" + boundary + b"--")
 
 
 def _fill(incoming: Incoming, data: bytes) -> None:

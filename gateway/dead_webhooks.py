@@ -6,9 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from . import wire
+from . import shapes, wire
 from .control import Control, answer, page_size
 from .errors import Refusal
+from .operations import describe, limit
 
 _WEBHOOKS = "/api/v1/queue/{owner}/{app}/webhooks"
 _MOST = 1000
@@ -28,6 +29,7 @@ class DeadWebhooks:
             Route(f"{_WEBHOOKS}/{{request_id}}", self.drop, methods=["DELETE"]),
         ]
 
+    @describe(200, shapes.Items[shapes.DeadWebhook], query=(limit(_MOST, 100),))
     async def list(self, request: Request) -> Response:
         """Those that were given up, the newest first, at most ``?limit=``."""
         app = await self._control.owned_app(request)
@@ -36,6 +38,7 @@ class DeadWebhooks:
             await self._control.owned_alias(request)  # a misspelled name is said, not answered with nothing
         return answer({"items": [wire.dead_webhook(webhook) for webhook in found]})
 
+    @describe(202, shapes.Delivering)
     async def replay(self, request: Request) -> Response:
         """The webhook of a finished request is delivered afresh, with all its tries, given up or not."""
         app = await self._control.owned_app(request)
@@ -48,6 +51,7 @@ class DeadWebhooks:
             )
         return answer({"request_id": request_id, "status": "DELIVERING"}, 202)
 
+    @describe(204)
     async def drop(self, request: Request) -> Response:
         """The delivery is forgotten; the result stays as long as any other."""
         app = await self._control.owned_app(request)

@@ -24,11 +24,13 @@ from envbuilder.key import environment_key
 from scheduler.store import keys
 from scheduler.store.records import ApiKeyRecord, RevisionRecord, RevisionState
 
-from . import wire
+from . import shapes, wire
 from .auth import check_owner
 from .control import Control, answer
 from .errors import Refusal, bad_request
 from .events import Events, Story
+from .operations import describe, events
+from .shapes import Urls
 from .specs import missing_objects, read_files, read_spec
 
 log = structlog.get_logger("gateway.deployments")
@@ -49,6 +51,7 @@ class Deployments:
             Route("/api/v1/deployments/{owner}/{app}/{revision}/events", self.events, methods=["GET"]),
         ]
 
+    @describe(201, shapes.Deployed, body=shapes.Deployment, refusals=(403, 404, 409))
     async def create(self, request: Request) -> Response:
         """A new revision; it serves once its environment is built.
 
@@ -149,6 +152,7 @@ class Deployments:
         await self._store.apps.put_revision(revision)
         return revision
 
+    @describe(200, events(shapes.BuildLine, shapes.BuildState))
     async def events(self, request: Request) -> Response:
         """The build's lines from the beginning, then its state, then the end."""
         app = await self._control.owned_app(request)
@@ -157,7 +161,7 @@ class Deployments:
             raise Refusal(404, f'"{app}" has no revision "{request.path_params["revision"][:80]}".')
         return self._control.streams.answer(self._story(revision, self._control.urls(request, app)))
 
-    def _story(self, revision: RevisionRecord, urls: dict[str, str]) -> Story:
+    def _story(self, revision: RevisionRecord, urls: Urls) -> Story:
         async def story(events: Events) -> None:
             key = revision.environment_key
             current: RevisionRecord | None = revision

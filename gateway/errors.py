@@ -7,6 +7,7 @@ cause stands in the log only. Bodies are ``{"detail", "error_type"}``, the type 
 from __future__ import annotations
 
 import errno
+import reprlib
 from typing import NamedTuple
 
 from scheduler.store import errors as store_errors
@@ -56,6 +57,8 @@ TABLE: dict[type[Exception], Row] = {
     store_errors.NotFound: Row(404, None),
     store_errors.StoreError: Row(500, "internal_error"),
 }
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
 _UNEXPECTED = Row(500, "internal_error")
 
 
@@ -86,6 +89,12 @@ def answer_for(error: Exception) -> tuple[int, Headers, bytes]:
         headers.append((b"x-fal-error-type", error_type.encode()))
     headers.append((b"content-type", b"application/json"))
     return status, headers, wire.error_body(detail, error_type)
+
+
+def shown(value: object) -> str:
+    """What a caller sent, in a few words for a refusal. Its own repr may be endless, or too deep to be made."""
+    text = _REPR.repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def bad_request(detail: str) -> Refusal:

@@ -28,6 +28,8 @@ _NOT_PASSED = frozenset(
 _PASSED_RESERVED = b"x-fal-object-lifecycle-preference"
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _LONGEST_TIMEOUT = 30 * 86400.0
+#: Zeros in front of a length pass the parser, and Python does not read thousands of digits.
+_MOST_DIGITS = 18
 _CONDITIONS = frozenset({"server_error", "timeout", "connection_error"})
 #: More than the attempts that any request has.
 _MOST_RETRIES = 100
@@ -57,7 +59,8 @@ def read_head(scope: Scope) -> Head:
     """One pass over the headers.
 
     Raises:
-        Refusal: two Host or Authorization headers that differ (400), a length that is no number (400).
+        Refusal: 400 without a Host header, for two Host or Authorization headers that differ, for a length that is no
+            number.
     """
     head = Head()
     passed = head.passed
@@ -76,14 +79,16 @@ def read_head(scope: Scope) -> Head:
                     raise bad_request("The request has two different Host headers; send one.")
                 head.host = value
             elif name == b"content-length":
-                if not value.isdigit():
-                    raise bad_request("Content-Length is not a number.")
+                if not value.isdigit() or len(value) > _MOST_DIGITS:
+                    raise bad_request("Content-Length is not a number of at most 18 digits.")
                 head.content_length = int(value)
             elif name == b"origin":
                 head.origin = True
             elif name == b"idempotency-key":
                 head.idempotency_key = value
             passed.append((name.decode("latin-1"), value.decode("latin-1")))
+    if not head.host and scope["http_version"] == "1.1" and not any(name == b"host" for name, _ in scope["headers"]):
+        raise bad_request("HTTP/1.1 requires a Host header; send one.")
     return head
 
 

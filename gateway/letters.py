@@ -10,17 +10,19 @@ from starlette.routing import Route
 
 from scheduler.store.records import DeadLetter
 
-from . import wire
+from . import shapes, wire
 from .addresses import queue_base
 from .control import Control, answer, head_of, page_size
 from .errors import Refusal
 from .incoming import new_request_id
+from .operations import BYTES, describe, limit, switch
 
 _LETTERS = "/api/v1/queue/{owner}/{app}/letters"
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MOST = 1000
 #: Largest body that is shown with its letter; a larger one has an address of its own.
 _SHOWN_BYTES = 64 * 1024
+_AGAIN = switch("again", "Also when the letter was replayed before.")
 
 
 class Letters:
@@ -39,6 +41,7 @@ class Letters:
             Route(f"{_LETTERS}/{{letter}}/replay", self.replay, methods=["POST"]),
         ]
 
+    @describe(200, shapes.Items[shapes.Letter], query=(limit(_MOST, 100),))
     async def list(self, request: Request) -> Response:
         """The newest first, at most ``?limit=``."""
         app = await self._control.owned_app(request)
@@ -47,18 +50,21 @@ class Letters:
             await self._control.owned_alias(request)  # a misspelled name is said, not answered with nothing
         return answer({"items": [wire.letter(letter) for letter in found]})
 
+    @describe(200, shapes.LetterWithInput)
     async def show(self, request: Request) -> Response:
         """One letter with its input."""
         letter = await self._letter(request)
         body = await self._store.letters.body(letter) if letter.body_bytes <= _SHOWN_BYTES else None
         return answer(wire.letter_with_input(letter, body))
 
+    @describe(200, BYTES)
     async def body(self, request: Request) -> Response:
         """The input's body as it was sent."""
         body = await self._store.letters.body(await self._letter(request))
         headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
         return Response(body, media_type="application/octet-stream", headers=headers)
 
+    @describe(200, shapes.Replayed, query=(_AGAIN,), refusals=(409,))
     async def replay(self, request: Request) -> Response:
         """The input becomes a new request; 409 when it has become one before, unless ``?again=1``."""
         letter = await self._letter(request)
@@ -74,6 +80,7 @@ class Letters:
         urls = wire.request_urls(base, letter.app, made.request_id)
         return answer({"request_id": made.request_id, "replay_of": letter.request_id, **urls})
 
+    @describe(204)
     async def drop(self, request: Request) -> Response:
         """The letter and its input are deleted."""
         app = await self._control.owned_app(request)

@@ -14,15 +14,18 @@ from scheduler.store import keys
 from scheduler.store.errors import StoreError
 from scheduler.store.records import LogEntry
 
-from . import wire
+from . import shapes, wire
 from .control import Control, answer, page_size
 from .errors import CallerGone, Refusal, bad_request
 from .events import Events, Story
+from .operations import Parameter, describe, events, limit, switch
 
 log = structlog.get_logger("gateway.logs")
 
 _APP = "/api/v1/apps/{owner}/{app}"
-_ENTRY_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
+#: Redis refuses numbers beyond 64 bits.
+_ENTRY_ID = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
+_AFTER = Parameter("after", {"type": "string", "pattern": f"^({_ENTRY_ID.pattern})?$"}, "Only lines after this one.")
 _MOST_LINES = 5000
 _PAGE = 1000
 #: About as many lines as are kept: one worker's lines may lie anywhere among them.
@@ -57,6 +60,18 @@ class Logs:
             Route(f"{_APP}/session", self.session, methods=["GET"]),
         ]
 
+    @describe(
+        200,
+        shapes.Items[shapes.LogLine],
+        events(shapes.LogEvent),
+        query=(
+            limit(_MOST_LINES, 1000),
+            _AFTER,
+            Parameter("request_id", {"type": "string"}, "Only lines of this request."),
+            Parameter("worker_id", {"type": "string"}, "Only lines of this worker."),
+            switch("follow", "Go on with new lines, as events."),
+        ),
+    )
     async def logs(self, request: Request) -> Response:
         """``?limit=`` lines, the newest unless ``?after=`` an entry; ``?follow=1`` goes on as events."""
         app = (await self._control.owned_alias(request)).app
@@ -69,6 +84,7 @@ class Logs:
             return answer({"items": [wire.log(entry) for entry in entries]})
         return self._control.streams.answer(self._follow(wanted, entries, after or "0"))
 
+    @describe(200, events(shapes.LogEvent), query=(_AFTER,), refusals=(409,))
     async def session(self, request: Request) -> Response:
         """Holds a ``fal run`` app alive and shows its log; when the caller hangs up, the app is deleted."""
         app = await self._control.owned_alias(request)
@@ -98,7 +114,7 @@ class Logs:
             try:
                 while True:
                     for entry in found:
-                        await events.send(wire.event({"type": "log", **wire.log(entry)}))
+                        await events.send(wire.log_event(entry))
                     if not more and not await events.wait(_LOOK_SECONDS):
                         return
                     found, last, more = await self._page(wanted, last, _PAGE)
@@ -132,7 +148,7 @@ class Logs:
                 while entries := await self._store.logs.read(app, last, _PAGE):
                     for entry in entries:
                         last = entry.id
-                        await events.send(wire.event({"type": "log", **wire.log(entry)}))
+                        await events.send(wire.log_event(entry))
                 if await self._store.apps.get(app) is None:
                     return
                 await self._store.apps.touch_session(app, SESSION_SECONDS)

@@ -6,15 +6,13 @@ Leaves what is inside a request to the app; bodies are bounded in ``limits``.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import ssl
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 import uvicorn
+from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import (
     HEADER_RE,
     HEADER_VALUE_RE,
@@ -26,15 +24,15 @@ from uvicorn.protocols.http.httptools_impl import (
 from . import wire
 from .addresses import takes_files
 from .asgi import Message
+from .certificate import Certificate, bounded_handshakes
 from .settings import Settings
-
-log = structlog.get_logger("gateway")
 
 #: Tenths of a second between looks at the certificate's file.
 _CERTIFICATE_TICKS = 10
 #: Bytes a second that a body must bring on average.
 _SLOWEST_BODY = 16 * 1024
 
+_VERSIONS = frozenset({"1.0", "1.1"})
 #: Headers of answers that change how the connection goes on.
 _UNUSUAL = frozenset({b"connection", b"transfer-encoding", b"content-length"})
 
@@ -203,6 +201,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() not in _VERSIONS:
+            # The parser takes 0.9, whose answers have no head, and 2.0, which is another protocol.
+            raise HttpParserError("neither HTTP/1.1 nor HTTP/1.0")
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
@@ -333,40 +334,24 @@ class Server(uvicorn.Server):
     """uvicorn that tells the app when it begins to stop (the ASGI lifespan says so only when everything has ended) and
     goes on with a certificate that was renewed, without a restart."""
 
-    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None], handshake_timeout: float) -> None:
         super().__init__(config)
         self._on_stop = on_stop
-        self._certificate_at = _changed_at(config)
+        self._handshake_timeout = handshake_timeout
+        self._certificate = Certificate(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        with bounded_handshakes(self._handshake_timeout):
+            await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % _CERTIFICATE_TICKS == 0 and self._certificate_at is not None:
-            self._reload_certificate()
+        if counter % _CERTIFICATE_TICKS == 0:
+            self._certificate.look()
         return await super().on_tick(counter)
-
-    def _reload_certificate(self) -> None:
-        """New connections get the new certificate; a file that cannot be used is looked at again when it changes."""
-        changed_at = _changed_at(self.config)
-        if changed_at is None or changed_at == self._certificate_at:
-            return
-        self._certificate_at = changed_at
-        assert self.config.ssl is not None
-        try:
-            self.config.ssl.load_cert_chain(str(self.config.ssl_certfile), self.config.ssl_keyfile)
-            log.info("certificate reloaded", file=str(self.config.ssl_certfile))
-        except (OSError, ssl.SSLError) as error:
-            log.error("a renewed certificate cannot be used", file=str(self.config.ssl_certfile), error=str(error))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_stop()
         await super().shutdown(sockets)
-
-
-def _changed_at(config: uvicorn.Config) -> float | None:
-    """When the certificate's file was written; None without one."""
-    try:
-        return os.stat(config.ssl_certfile).st_mtime if config.ssl_certfile else None
-    except OSError:
-        return None
 
 
 def server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> Server:
@@ -392,4 +377,5 @@ def server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> Server:
             ssl_keyfile=settings.tls_key,
         ),
         on_stop,
+        settings.header_timeout,
     )

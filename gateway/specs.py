@@ -13,12 +13,12 @@ from fal._limits import APP_NAME_RULE, is_app_name, number_fault
 from fal._spec import AppSpec, BundleFile, ScalingSpec
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import Refusal, bad_request
+from .errors import Refusal, bad_request, shown
 
 _SPEC = TypeAdapter(AppSpec)
 _FILES = TypeAdapter(tuple[BundleFile, ...])
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PYTHON = re.compile(r"3\.\d{1,2}")
+_PYTHON = re.compile(r"3\.[0-9]{1,2}")
 _MACHINE_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_FILES = 20_000
 _NUMBERS_OF_REVISIONS = (
@@ -59,6 +59,7 @@ def read_spec(value: Any) -> AppSpec:
             _require_number(setting, value)
     for endpoint in spec.endpoints:
         _require(endpoint.path.startswith("/"), f"Endpoint path {endpoint.path!r} must begin with /")
+    _require(_can_be_stored(spec.metadata), "metadata is too deep; nest at most 100 levels")
     check_scaling(spec.scaling)
     return spec
 
@@ -114,7 +115,7 @@ def validation_text(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"]) or "the body"
     more = error.error_count() - 1
     tail = f" (and {more} more)" if more else ""
-    return f"{where}: {first['msg']}, not {_short(first['input'])}{tail}."
+    return f"{where}: {first['msg']}, not {shown(first['input'])}{tail}."
 
 
 def missing_objects(files: Sequence[BundleFile], missing: Sequence[str]) -> Refusal:
@@ -124,9 +125,12 @@ def missing_objects(files: Sequence[BundleFile], missing: Sequence[str]) -> Refu
     return Refusal(409, f"{len(lost)} files of the bundle were not uploaded, {path} among them; upload them first.")
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+def _can_be_stored(value: Any, levels: int = 100) -> bool:
+    """Whether JSON that was read can be written: what writes it goes less deep than what reads it."""
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_can_be_stored(item, levels - 1) for item in inner)
 
 
 def _require(condition: bool, fault: str) -> None:

@@ -1,6 +1,6 @@
 """The JSON that the outside sees: the queue protocol's answers, error bodies and the records of the control API.
 
-The only place that knows these shapes. Pure.
+The only place that makes these shapes; ``shapes`` has the types of the control API. Pure.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from signal import Signals
-from typing import Any
+from typing import Any, overload
 
 import orjson
 from fal._spec import ScalingSpec
@@ -31,6 +31,8 @@ from scheduler.store.records import (
     Submitted,
     WorkerRecord,
 )
+
+from . import shapes
 
 Json = dict[str, Any]
 
@@ -59,6 +61,10 @@ def iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat()
 
 
+@overload
+def _iso_ms(at_ms: int) -> str: ...
+@overload
+def _iso_ms(at_ms: int | None) -> str | None: ...
 def _iso_ms(at_ms: int | None) -> str | None:
     return None if at_ms is None else iso(at_ms / 1000)
 
@@ -138,14 +144,16 @@ def request_log(entry: LogEntry) -> Json:
 # --- the control API --------------------------------------------------------------------------------------------------
 
 
-def app(record: AppRecord, urls: Json, seen: AppSeen | None = None, revision: RevisionRecord | None = None) -> Json:
+def app(
+    record: AppRecord, urls: shapes.Urls, seen: AppSeen | None = None, revision: RevisionRecord | None = None
+) -> shapes.App:
     """An alias with its settings and, when asked for, what it is doing."""
-    body: Json = {
+    body: shapes.App = {
         "app": record.app,
         "revision": record.revision,
         "auth": record.auth,
         "ephemeral": record.ephemeral,
-        "scaling": scaling(record.scaling),
+        "scaling": record.scaling,
         "created_at": _iso_ms(record.created_at_ms),
         "urls": urls,
     }
@@ -174,21 +182,20 @@ def scaling(settings: ScalingSpec) -> Json:
     return asdict(settings)
 
 
-def endpoints(revision: RevisionRecord, urls: Json) -> Json:
+def endpoints(revision: RevisionRecord, urls: shapes.Urls) -> dict[str, shapes.Urls]:
     """Path of each HTTP endpoint -> its two URLs."""
+    paths = [endpoint.path for endpoint in revision.spec.endpoints if not endpoint.is_websocket]
     return {
-        endpoint.path: {kind: url if endpoint.path == "/" else url + endpoint.path for kind, url in urls.items()}
-        for endpoint in revision.spec.endpoints
-        if not endpoint.is_websocket
+        path: urls if path == "/" else {"sync": urls["sync"] + path, "queue": urls["queue"] + path} for path in paths
     }
 
 
-def revision(record: RevisionRecord, current: bool) -> Json:
+def revision(record: RevisionRecord, current: bool) -> shapes.Revision:
     """A version of an app; ``current`` when the alias points at it."""
     return {
         "app": record.app,
         "revision": record.revision,
-        "state": record.state.value,
+        "state": record.state,
         "current": current,
         "created_at": _iso_ms(record.created_at_ms),
         "message": record.message,
@@ -202,14 +209,14 @@ def revision(record: RevisionRecord, current: bool) -> Json:
     }
 
 
-def worker(record: WorkerRecord) -> Json:
+def worker(record: WorkerRecord) -> shapes.Worker:
     """A worker, which users know as a runner."""
     return {
         "app": record.app,
         "worker_id": record.worker_id,
         "revision": record.revision,
         "host": record.host,
-        "state": record.state.value,
+        "state": record.state,
         "machine_type": record.machine_type,
         "device": record.device,
         "cpu_fallback_for": record.cpu_fallback_for,
@@ -226,7 +233,7 @@ def worker(record: WorkerRecord) -> Json:
     }
 
 
-def letter(record: DeadLetter) -> Json:
+def letter(record: DeadLetter) -> shapes.Letter:
     """A request that was given up, without its input."""
     return {
         "app": record.app,
@@ -252,14 +259,15 @@ def letter(record: DeadLetter) -> Json:
     }
 
 
-def letter_with_input(record: DeadLetter, body: bytes | None) -> Json:
+def letter_with_input(record: DeadLetter, body: bytes | None) -> shapes.LetterWithInput:
     """The same with what was last heard of it and its input; ``body`` is None when it is too large to be shown, and
     the JSON's when it is not text."""
     try:
         text = None if body is None else body.decode()
     except UnicodeDecodeError:
         text = None
-    return letter(record) | {
+    return {
+        **letter(record),
         "last_words": record.words,
         "log": [{"timestamp": iso(e.at), "level": e.level, "message": e.message} for e in record.log],
         "query": record.query,
@@ -268,7 +276,7 @@ def letter_with_input(record: DeadLetter, body: bytes | None) -> Json:
     }
 
 
-def dead_webhook(record: DeadWebhook) -> Json:
+def dead_webhook(record: DeadWebhook) -> shapes.DeadWebhook:
     """A delivery that was given up."""
     return {
         "app": record.app,
@@ -290,7 +298,7 @@ def _signal_name(exit_code: int | None) -> str | None:
         return f"signal {-exit_code}"
 
 
-def host(record: HostRecord) -> Json:
+def host(record: HostRecord) -> shapes.Host:
     """A machine and what it offers."""
     return {
         "host": record.host,
@@ -306,7 +314,7 @@ def host(record: HostRecord) -> Json:
     }
 
 
-def key(record: ApiKeyRecord) -> Json:
+def key(record: ApiKeyRecord) -> shapes.Key:
     """An API key without its secret."""
     return {
         "key_id": record.key_id,
@@ -317,7 +325,7 @@ def key(record: ApiKeyRecord) -> Json:
     }
 
 
-def log(entry: LogEntry) -> Json:
+def log(entry: LogEntry) -> shapes.LogLine:
     """A line of an app's log."""
     return {
         "id": entry.id,
@@ -330,22 +338,28 @@ def log(entry: LogEntry) -> Json:
     }
 
 
+def log_event(entry: LogEntry) -> bytes:
+    """The same as an event."""
+    data: shapes.LogEvent = {"type": "log", **log(entry)}
+    return event(data)
+
+
 def build_line(entry_id: str, line: str) -> bytes:
     """A line of a build as an event. The id of an entry begins with the millisecond at which it was written."""
-    return event({"type": "log", "message": line, "at": int(entry_id.partition("-")[0]) / 1000})
+    data: shapes.BuildLine = {"type": "log", "message": line, "at": int(entry_id.partition("-")[0]) / 1000}
+    return event(data)
 
 
-def state_event(record: RevisionRecord, urls: Json, notes: Mapping[str, Any]) -> bytes:
+def state_event(record: RevisionRecord, urls: shapes.Urls, notes: Mapping[str, Any]) -> bytes:
     """The last event of a build: how it ended."""
-    return event(
-        {
-            "type": "state",
-            "state": record.state.value,
-            "error": record.error,
-            "urls": {**urls, "endpoints": endpoints(record, urls)},
-            "notes": dict(notes),
-        }
-    )
+    data: shapes.BuildState = {
+        "type": "state",
+        "state": record.state,
+        "error": record.error,
+        "urls": {**urls, "endpoints": endpoints(record, urls)},
+        "notes": dict(notes),
+    }
+    return event(data)
 
 
 def environment_notes(record: EnvironmentRecord | None) -> Json:

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
 
-import psutil
-from fal._addresses import IpAddress, refused_network
+from fal._addresses import refused_network
+
+from scheduler.store.machine import own_addresses
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -73,16 +74,6 @@ async def check_target(url: str, *, allow_private: bool, resolve: Resolve | None
                 raise TargetRefused(f"{host} is {text}, which webhooks must not reach ({network}){_ALLOWING}")
     path = quote(parts.path or "/", safe=_AS_IT_IS) + (f"?{quote(parts.query, safe=_AS_IT_IS)}" if parts.query else "")
     return Target(parts.scheme, host, port, path, addresses)
-
-
-def own_addresses() -> set[IpAddress]:
-    """Every address of this machine, public ones too: what listens here trusts its neighbours."""
-    return {
-        ipaddress.ip_address(one.address.partition("%")[0])
-        for each in psutil.net_if_addrs().values()
-        for one in each
-        if one.family in (socket.AF_INET, socket.AF_INET6)
-    }
 
 
 #: Characters of a path or query that are left alone; a caller's own percent escapes among them.

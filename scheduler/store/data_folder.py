@@ -66,6 +66,11 @@ class DataFolder:
             raise NotFound(f'"{path}" is no file.')
         return os.fdopen(descriptor, "rb"), info.st_size
 
+    def check(self, path: str) -> None:
+        """Whether something could be put there, by its name."""
+        if not _parts(path):
+            raise ValueError(f'"{path}" is the folder itself; name something in it')
+
     def take(self, source: Path, path: str) -> None:
         """Move a file of the platform's there, in place of one of that name; folders on the way are made."""
         with self._parent(path, make=True) as (folder, name), _named(path):
@@ -102,9 +107,8 @@ class DataFolder:
 
     @contextlib.contextmanager
     def _parent(self, path: str, make: bool = False) -> Iterator[tuple[int, str]]:
+        self.check(path)
         parts = _parts(path)
-        if not parts:
-            raise ValueError(f'"{path}" is the folder itself; name something in it')
         with self._folder(parts[:-1], path, make) as folder:
             yield folder, parts[-1]
 

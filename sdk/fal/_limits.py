@@ -74,6 +74,13 @@ def number_fault(setting: str, value: Any) -> str | None:
     return f"{setting} is {_shown(value)}; it must be {limit}"
 
 
+def bounds(setting: str) -> dict[str, Any]:
+    """The same bounds as JSON Schema has them."""
+    limit = _LIMITS[setting]
+    kind = "integer" if limit.whole else "number"
+    return {"type": kind, "exclusiveMinimum" if limit.above else "minimum": limit.low, "maximum": limit.high}
+
+
 def is_app_name(name: str) -> bool:
     """Whether ``name`` can be an app's name, without the owner."""
     return _APP_NAME.fullmatch(name) is not None

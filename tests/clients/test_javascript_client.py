@@ -13,11 +13,12 @@ FOLDER = Path(__file__).with_name("javascript")
 
 
 @pytest.mark.debian
-@pytest.mark.parametrize("way", ["middleware", "proxy", "fetch"])
+@pytest.mark.parametrize("way", ["middleware", "proxy", "fetch", "names"])
 def test_in_node(secure: PlatformUnderTest, exports: dict[str, str], way: str) -> None:
     assert (FOLDER / "node_modules" / "@fal-ai").is_dir(), f"run npm install --prefix {FOLDER}, as .ci/run does"
     authority = str(secure.data / "tls" / "ca.crt")
-    shell = command_environ(secure.data, exports | {"NODE_EXTRA_CA_CERTS": authority, "WAY": way})
+    preload = {"NODE_OPTIONS": f"--require={FOLDER / 'names.cjs'}"} if way == "names" else {}
+    shell = command_environ(secure.data, exports | {"NODE_EXTRA_CA_CERTS": authority, "WAY": way} | preload)
     done = subprocess.run(
         ["npm", "test", "--silent"], cwd=FOLDER, env=shell, capture_output=True, text=True, timeout=170, check=False
     )

@@ -19,6 +19,7 @@ import uvloop
 from fal._spec import AppSpec, Auth, BundleFile, EndpointSpec, EnvironmentSpec, ScalingSpec
 
 from gateway.app import Gateway, create_app
+from gateway.openapi import document
 from gateway.server import listening_socket, server
 from gateway.settings import Settings
 from scheduler.store import Inbox, InboxClosed, Store
@@ -31,6 +32,7 @@ from scheduler.store.records import (
     WorkerRecord,
     WorkerState,
 )
+from tests.gateway.conformance import Conformance
 
 T = TypeVar("T")
 Handler = Callable[["StubWorker", Claimed], Awaitable[Outcome | None]]
@@ -125,8 +127,9 @@ class RunningGateway:
         return asyncio.run_coroutine_threadsafe(coro, self.loop).result(20)
 
     def client(self, **options: Any) -> httpx.Client:
-        """A caller without credentials."""
-        return httpx.Client(base_url=self.url, trust_env=False, timeout=20, **options)
+        """A caller without credentials. What the control API answers is held against its document."""
+        hooks = {"response": [self.conformance.check]}
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=20, event_hooks=hooks, **options)
 
     def owner_client(self, **options: Any) -> httpx.Client:
         """A caller with the owner's key."""
@@ -187,6 +190,7 @@ class RunningGateway:
             record, secret = await self.store.keys.create(OWNER, "tests")
             self.key = f"{record.key_id}:{secret}"
             self.gateway = create_app(self.store, self.settings)
+            self.conformance = Conformance(document(self.gateway.routes))
             listener = listening_socket(self.settings)
             self.address: tuple[str, int] = listener.getsockname()[:2]
             self.url = f"http://{self.address[0]}:{self.address[1]}"

@@ -144,6 +144,31 @@ def test_logs_by_the_page(gateway: RunningGateway, client: httpx.Client) -> None
         assert client.get(path, params=wrong).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("path", "body"), [("/api/v1/bundles/missing", {"hashes": [None]}), ("/rest/tokens", {"allowed_apps": [None]})]
+)
+def test_null_in_a_list_is_refused(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
+    """It was taken for "nothing wrong was found in the list", and its use was a 500."""
+    answer = client.post(path, json=body)
+    assert (answer.status_code, "holds None" in answer.json()["detail"]) == (400, True)
+
+
+def test_a_field_that_the_document_does_not_have_is_refused(client: httpx.Client) -> None:
+    """A misspelled one was passed over, and what it should have said did not happen."""
+    answer = client.post("/api/v1/keys", json={"Name": "laptop"})
+    assert (answer.status_code, answer.json()["detail"]) == (400, "Unknown field 'Name'; there are name.")
+    assert client.post("/api/v1/keys", json={}).status_code == 201
+
+
+@pytest.mark.parametrize("after", ["99999999999999999999", "1-99999999999999999999", "٣"])
+def test_an_entry_that_redis_cannot_name_is_a_400(gateway: RunningGateway, client: httpx.Client, after: str) -> None:
+    """A number beyond 64 bits, and digits of other scripts, reached Redis, whose refusal was answered with a 500."""
+    path = f"/api/v1/apps/{gateway.app(ephemeral=True)}"
+    for route in ("logs", "session"):
+        answer = client.get(f"{path}/{route}", params={"after": after})
+        assert (answer.status_code, "after is" in answer.json()["detail"]) == (400, True)
+
+
 def test_logs_as_they_come(gateway: RunningGateway, client: httpx.Client) -> None:
     app = gateway.app()
     say(gateway, app, "before")

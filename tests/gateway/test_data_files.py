@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,68 @@ def test_a_key_is_needed(gateway: RunningGateway) -> None:
         assert anybody.post("/rest/files/file/local//data/x", **form(b"x")).status_code == 401
         assert anybody.post("/rest/files/file/multipart//data/x/initiate").status_code == 401
         assert anybody.post("/rest/files/rename//data/x", json={"destination": "/data/y"}).status_code == 401
+
+
+@pytest.fixture
+def source() -> Iterator[str]:
+    """A server on loopback: /file has five bytes, /moved leads there, /half breaks off, /large has a megabyte."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = {"/file": b"bytes", "/half": b"hal", "/large": bytes(1 << 20)}.get(self.path, b"")
+            self.send_response(302 if self.path == "/moved" else 200 if body else 404)
+            if self.path == "/moved":
+                self.send_header("location", "/file")
+            self.send_header("content-length", "9" if self.path == "/half" else str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_from_its_url(start_gateway: StartGateway, source: str) -> None:
+    gateway = start_gateway(allow_private_webhooks=True, max_file_bytes=500_000)
+    at = "/rest/files/file/url//data/fetched/a.bin"
+    with gateway.owner_client() as client:
+        for path in ("/file", "/moved"):
+            assert client.post(at, json={"url": source + path}).json() == {"path": "/data/fetched/a.bin", "size": 5}
+            assert client.get("/rest/files/file//data/fetched/a.bin").content == b"bytes"
+        for path, status, said in (
+            ("/half", 400, "broke off"), ("/none", 400, "answered 404"), ("/large", 413, "500000 bytes"),
+        ):  # fmt: skip
+            refused = client.post(at, json={"url": source + path})
+            assert (refused.status_code, said in refused.json()["detail"]) == (status, True), refused.text
+        assert client.get("/rest/files/file//data/fetched/a.bin").content == b"bytes"
+    assert list((gateway.settings.data_dir / "uploads").glob("*.part")) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/x", "http://localhost/x", "http://[::1]/x", "http://169.254.169.254/latest/meta-data/",
+        "http://10.0.0.1/", "file:///etc/passwd", "gopher://x/", "http://", "http://a:99999/", "x" * 3000, "", "\n",
+        "http://2130706433/",
+    ],
+)  # fmt: skip
+def test_a_url_that_leads_inside_is_not_fetched(gateway: RunningGateway, url: str) -> None:
+    """The gateway stands where callers do not: it must not fetch for them what only its neighbours may see."""
+    with gateway.owner_client() as client:
+        refused = client.post("/rest/files/file/url//data/inside", json={"url": url})
+        assert (refused.status_code, bool(refused.json()["detail"])) == (400, True)
+        assert client.get("/rest/files/file//data/inside").status_code == 404
+        assert client.post("/rest/files/file/url//data", json={"url": "http://example.com/"}).status_code == 400
+        assert client.post("/rest/files/file/url//etc/x", json={"url": "http://example.com/"}).status_code == 400
+        assert client.post("/rest/files/file/url//data/x", json={"url": 1}).status_code == 400
+    with gateway.client() as anybody:
+        assert anybody.post("/rest/files/file/url//data/x", json={"url": url}).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "/data/..%2f..%2fetc/passwd", "/data/%2e%2e/x", "/data"])

@@ -118,7 +118,13 @@ def test_the_app_in_a_path(path: str, expected: tuple[str, str] | None) -> None:
 
 
 def test_a_request_without_a_host_gets_the_servers_own_address() -> None:
-    scope = {"headers": [], "scheme": "http", "server": ("127.0.0.1", 8000), "client": ("127.0.0.1", 5)}
+    scope = {
+        "headers": [],
+        "http_version": "1.0",
+        "scheme": "http",
+        "server": ("127.0.0.1", 8000),
+        "client": ("127.0.0.1", 5),
+    }
     head = read_head(scope)
     assert Addresses(Settings("unix:///x", Path("/"))).base_url(scope, head) == "http://127.0.0.1:8000"
 

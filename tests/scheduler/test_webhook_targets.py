@@ -11,6 +11,7 @@ from fal._addresses import refused_network
 
 from scheduler.control import webhook_targets
 from scheduler.control.webhook_targets import Target, TargetRefused, check_target
+from scheduler.store.machine import own_addresses
 from tests.support.loop import run
 
 PRIVATE = [
@@ -64,7 +65,7 @@ def test_every_network_of_the_rule_is_off_limits_from_end_to_end(written: str) -
 
 def test_the_machines_own_addresses_are_off_limits_though_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine with a public address a webhook reached what listens there for its neighbours only."""
-    assert ipaddress.ip_address("127.0.0.1") in webhook_targets.own_addresses()
+    assert ipaddress.ip_address("127.0.0.1") in own_addresses()
     monkeypatch.setattr(webhook_targets, "own_addresses", lambda: {ipaddress.ip_address("8.8.8.8")})
     with pytest.raises(TargetRefused, match="an address of this machine"):
         check("https://example.com/", "8.8.8.8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -42,12 +42,16 @@ class _PinnedTLS(_Pinned):
 
 @contextmanager
 def open_url(
-    url: str, headers: Mapping[str, str] | None = None, timeout: float = 30.0
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 30.0,
+    address_of: Callable[[str, int], str] | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
     """GET ``url``, following redirects; yields the answer with a 2xx status.
 
     Args:
         timeout: seconds that connecting, or one read, may take.
+        address_of: finds the address to connect to for a host and port, and refuses it; ``checked_address`` if None.
 
     Raises:
         DownloadError: not http(s), an address that is not public, a network failure or an error status.
@@ -58,7 +62,7 @@ def open_url(
         parts = _parse(url)
         if (parts.scheme, parts.netloc) != (origin.scheme, origin.netloc):
             sent = {key: value for key, value in sent.items() if key.lower() not in ("authorization", "cookie")}
-        connection, answer = _get(parts, sent, timeout)
+        connection, answer = _get(parts, sent, timeout, address_of or checked_address)
         try:
             if answer.status in (301, 302, 303, 307, 308) and (location := answer.getheader("Location")):
                 url = urljoin(url, location)
@@ -71,6 +75,7 @@ def open_url(
                 raise DownloadError(f"the connection to {parts.hostname} broke off: {error}") from error
             return
         finally:
+            answer.close()  # a connection that ends with its answer belongs to the answer
             connection.close()
     raise DownloadError(f"{_shown(url)}: more than {_MAX_REDIRECTS} redirects")
 
@@ -101,12 +106,12 @@ def fetch(url: str, *, limit: int | None = None, headers: Mapping[str, str] | No
 
 
 def _get(
-    parts: SplitResult, headers: Mapping[str, str], timeout: float
+    parts: SplitResult, headers: Mapping[str, str], timeout: float, address_of: Callable[[str, int], str]
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     kind = _PinnedTLS if parts.scheme == "https" else _Pinned
-    connection = kind(host, port, checked_address(host, port), timeout)
+    connection = kind(host, port, address_of(host, port), timeout)
     target = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
     try:
         connection.request("GET", target, headers=dict(headers))

@@ -14,6 +14,7 @@ export function here(url) {
 const ways = {
   middleware: () => ({ requestMiddleware: async (request) => ({ ...request, url: here(request.url) }) }),
   proxy: () => ({ proxyUrl: { url: `${platform}/fal/proxy`, when: "always" } }),
+  names: () => ({}),
   fetch: () => ({ fetch: (url, init) => fetch(here(url), init) }),
 };
 
