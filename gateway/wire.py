@@ -223,6 +223,7 @@ def worker(record: WorkerRecord) -> Json:
         "served": record.served,
         "reason": record.reason,
         "stages": dict(record.stages),
+        "start_kind": record.start_kind,
     }
 
 

@@ -1,0 +1,107 @@
+"""What starts of one environment have shown about the next one: modules to import ahead, files to read ahead.
+
+Owns the files that keep it, one per owner, environment and kind of device: ``starts/`` in the data folder. They are
+written by supervisors and by the agent, each time as a whole; of two writers the later one wins. Leaves noticing to the
+runner (``fal._runner.lessons``). Standard library only: supervisors read it before anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scheduler.store.records import WorkerRecord
+
+MAX_MODULES = 20_000
+MAX_FILES = 512
+#: Files that no start has written or used for so long are deleted.
+KEPT_SECONDS = 90 * 86400.0
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is known. ``modules`` in the order of their import.
+
+    Args:
+        no_zygote: why this environment's runners are never forked; None: they may be.
+        doubted: a forked runner did not start. The next start is plain; should it succeed, ``no_zygote`` says so.
+    """
+
+    modules: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    cpu_fallback_for: str | None = None
+    no_zygote: str | None = None
+    doubted: bool = False
+
+
+def file_of(data_dir: Path, worker: WorkerRecord, environment_key: str) -> Path:
+    """Where it is kept. Workers with and without GPUs import under other variables, so they share nothing."""
+    owner = worker.app.partition("/")[0]
+    device = worker.cpu_fallback_for or ("gpu" if worker.gpu_ids else "cpu")
+    name = "+".join((owner, environment_key, device)).replace(os.sep, "_")
+    return data_dir / "starts" / f"{name}.json"
+
+
+def read(file: str | Path | None) -> Lessons:
+    """What is known; nothing when there is no such file or it cannot be read."""
+    try:
+        raw: dict[str, Any] = json.loads(Path(file or "").read_bytes())
+        known = {f.name: raw[f.name] for f in fields(Lessons) if f.name in raw}
+        return Lessons(**known | {name: tuple(known.get(name, ())) for name in ("modules", "files")})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Lessons()
+
+
+def write(file: str | Path, known: Lessons) -> None:
+    """Replace what is kept.
+
+    Raises:
+        OSError: the disk has no room for it, say.
+    """
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(json.dumps(asdict(known)), encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def after_start(
+    known: Lessons, modules: Iterable[str], files: Iterable[str], *, cpu_fallback_for: str | None, forked: bool
+) -> Lessons:
+    """What is known after a start that succeeded.
+
+    Modules are added to those known, because apps that share an environment import different ones; the files are this
+    start's alone.
+    """
+    together = tuple(dict.fromkeys((*known.modules, *modules)))[:MAX_MODULES]
+    reason = known.no_zygote
+    if known.doubted and not forked:
+        reason = reason or "a forked runner did not start where a plainly started one did"
+    return replace(
+        known,
+        modules=together,
+        files=tuple(dict.fromkeys(files))[:MAX_FILES],
+        cpu_fallback_for=cpu_fallback_for,
+        no_zygote=reason,
+        doubted=False,
+    )
+
+
+def forget_old(data_dir: Path) -> None:
+    """Delete what no start has needed for long."""
+    limit = time.time() - KEPT_SECONDS
+    for path in (data_dir / "starts").glob("*.json"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < limit:
+                path.unlink()
