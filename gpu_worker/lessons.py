@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_MODULES = 20_000
 MAX_FILES = 512
+#: A zygote that had to leave out more than so many packages would save little.
+MAX_LEFT_OUT = 16
 #: Files that no start has written or used for so long are deleted.
 KEPT_SECONDS = 90 * 86400.0
 
@@ -30,6 +32,7 @@ class Lessons:
     """What is known. ``modules`` in the order of their import.
 
     Args:
+        left_out: packages that a zygote must not import, because they start threads.
         no_zygote: why this environment's runners are never forked; None: they may be.
         doubted: a forked runner did not start. The next start is plain; should it succeed, ``no_zygote`` says so.
     """
@@ -37,6 +40,7 @@ class Lessons:
     modules: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     cpu_fallback_for: str | None = None
+    left_out: tuple[str, ...] = ()
     no_zygote: str | None = None
     doubted: bool = False
 
@@ -54,7 +58,7 @@ def read(file: str | Path | None) -> Lessons:
     try:
         raw: dict[str, Any] = json.loads(Path(file or "").read_bytes())
         known = {f.name: raw[f.name] for f in fields(Lessons) if f.name in raw}
-        return Lessons(**known | {name: tuple(known.get(name, ())) for name in ("modules", "files")})
+        return Lessons(**known | {name: tuple(known.get(name, ())) for name in ("modules", "files", "left_out")})
     except (OSError, ValueError, TypeError, AttributeError):
         return Lessons()
 
@@ -96,6 +100,13 @@ def after_start(
         no_zygote=reason,
         doubted=False,
     )
+
+
+def after_refusal(known: Lessons, why: str, package: str | None) -> Lessons:
+    """What is known after a zygote said that it must not be forked: without the package, the next one may be."""
+    if package is None or package in known.left_out or len(known.left_out) >= MAX_LEFT_OUT:
+        return replace(known, no_zygote=why)
+    return replace(known, left_out=(*known.left_out, package))
 
 
 def forget_old(data_dir: Path) -> None:

@@ -49,6 +49,7 @@ class ZygoteProcess:
         self.refusal: str | None = None
         #: the next one would refuse as well
         self.lasting = False
+        self.package: str | None = None
         self.started_at = self.used_at = time.monotonic()
         self._held = held
         self._room: dict[str, str] = {}
@@ -102,11 +103,12 @@ class ZygoteProcess:
             self._room = self._room or word.get("room", {})
             self.ready = self.ready or "ready" in word
             if "refused" in word:
-                self.refuse(word["refused"])
+                self.refuse(word["refused"], word.get("package"))
 
-    def refuse(self, why: str) -> None:
-        """It must not be used, nor any later one of the same environment."""
+    def refuse(self, why: str, package: str | None = None) -> None:
+        """It must not be used, nor any later one of the same environment that imports ``package``."""
         self.refusal = self.refusal or why
+        self.package = package
         self.lasting = True
 
     def memory(self) -> int:

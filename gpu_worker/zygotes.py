@@ -143,7 +143,8 @@ class Zygotes:
         logger.debug("no zygote for %s: %s", file, zygote.refusal)
         if zygote.lasting:
             try:
-                lessons.write(file, replace(lessons.read(file), no_zygote=zygote.refusal))
+                refusal = zygote.refusal or ""
+                lessons.write(file, lessons.after_refusal(lessons.read(file), refusal, zygote.package))
             except OSError as error:
                 logger.debug("%s cannot be kept in mind: %s", file, error)
 

@@ -18,7 +18,7 @@ from gpu_worker import lessons
 from gpu_worker.assignment import Assignment
 from gpu_worker.leftovers import supervisor_command
 from gpu_worker.preparation import prepare
-from gpu_worker.settings import ZygoteLimits
+from gpu_worker.settings import AgentSettings, ZygoteLimits
 from gpu_worker.zygote_process import ZygoteProcess
 from gpu_worker.zygotes import Zygotes
 from scheduler.store.records import WorkerRecord, WorkerState
@@ -237,7 +237,6 @@ def test_a_module_of_the_bundle_comes_before_one_imported_ahead(redis_url: str, 
 
 
 REFUSED = {
-    "a thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n",
     "a process": "import subprocess\nprocess = subprocess.Popen(['sleep', '60'])\n",
     "a socket": "import socket\nkept = socket.socket()\n",
     "CUDA": "import sys\nsys.modules['torch'] = sys.modules[__name__]\nimport os\n"
@@ -270,6 +269,28 @@ def test_an_environment_that_cannot_be_forked_is_remembered(redis_url: str, tmp_
             assert zygote_pids(on) == set()
             assert await on.zygotes.bear(assignment, ["unused"], {}) is None
             assert (await spawned(on, app)).start_kind == "spawn"
+
+    run(story())
+
+
+def test_a_package_that_starts_threads_is_left_out(redis_url: str, tmp_path: Path) -> None:
+    """onnxruntime starts one at its import: without it, and whoever imports it, the rest can still be forked."""
+    threaded = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            package(tmp_path, "quiet")
+            package(tmp_path, "outer", "import threaded\n")
+            package(tmp_path, "threaded", threaded)
+            app = await on.deploy(FACTS.replace("{module}", "quiet, outer"))
+            worker = await on.place(app)
+            assignment = await prepare(on.store, worker, on.settings, on.builds, on.held)
+            await on.launch_from_zygote(assignment, "outer", "threaded", "quiet")
+            ready = await on.reaches(worker, WorkerState.IDLE)
+
+            assert ready.start_kind == "zygote"
+            known = lessons.read(assignment.lessons_file)
+            assert (known.left_out, known.no_zygote) == (("outer", "threaded"), None)
 
     run(story())
 
@@ -408,6 +429,16 @@ def test_no_zygotes_at_all(redis_url: str, tmp_path: Path) -> None:
             assert off.pids() == set()
 
     run(story())
+
+
+def test_bounds_are_settings() -> None:
+    needed = {"KEEPWARM_REDIS_URL": "unix:///r"}
+    given = {"KEEPWARM_ZYGOTES": "2", "KEEPWARM_ZYGOTES_MAX_BYTES": "1000", "KEEPWARM_ZYGOTE_IDLE_SECONDS": "60"}
+    assert AgentSettings.from_env(needed | given).zygotes == ZygoteLimits(2, 1000, 60.0)
+    assert AgentSettings.from_env(needed | {"KEEPWARM_ZYGOTES": "0"}).zygotes.count == 0
+    assert AgentSettings.from_env(needed).zygotes.memory < psutil.virtual_memory().total
+    with pytest.raises(ValueError, match="KEEPWARM_ZYGOTES='many' is not a whole number"):
+        AgentSettings.from_env(needed | {"KEEPWARM_ZYGOTES": "many"})
 
 
 # --- with the host's agent --------------------------------------------------------------------------------------------

@@ -46,11 +46,13 @@ def serve(fd: int, file: str) -> Birth | None:
     agent.set_inheritable(False)
     with open(file, encoding="utf-8") as stream:
         wanted: dict[str, Any] = json.load(stream)
-    ahead = _import_all(wanted)
-    gc.collect()
-    gc.freeze()  # a collection in a runner must not write to every page that it shares with us
-    if refusal := _why_not_forkable():
-        agent.send(json.dumps({"refused": refusal}).encode())
+    try:
+        ahead = _import_all(wanted)
+        gc.collect()
+        gc.freeze()  # a collection in a runner must not write to every page that it shares with us
+        _require_forkable()
+    except NotForkable as refusal:
+        agent.send(json.dumps({"refused": str(refusal), "package": refusal.package}).encode())
         return None
     agent.send(json.dumps({"ready": len(ahead)}).encode())
     return _attend(agent, ahead)
@@ -65,13 +67,19 @@ def _import_all(wanted: dict[str, Any]) -> frozenset[str]:
 
     sys.argv = ["app.py"]
     before = set(sys.modules)
+    left_out = frozenset(wanted.get("left_out", ()))
     if stands_for := wanted.get("cpu_fallback_for"):
         cuda_on_cpu.install_on_import(stands_for, _nobody_listens)
     for name in wanted.get("modules", ()):
+        package = name.partition(".")[0]
+        if package in left_out or name in sys.modules:
+            continue
         try:
             importlib.import_module(name)
         except BaseException:  # noqa: BLE001 - its own start imports it, or fails with a traceback for its log
             continue
+        if _threads() > 1 and _threads_left():
+            raise NotForkable(f"importing {name} starts a thread", package)
     return frozenset(name.partition(".")[0] for name in set(sys.modules) - before)
 
 
@@ -82,23 +90,45 @@ def _nobody_listens(line: str) -> None:
 # --- may this process be forked? --------------------------------------------------------------------------------------
 
 
-def _why_not_forkable() -> str | None:
-    """What the imports left behind that a fork would break; None when there is nothing.
+class NotForkable(Exception):
+    """A fork would break what the imports left behind.
 
-    A forked child looks first: pools that know how to be forked (OpenBLAS) end their threads at that moment, so that
-    the threads counted afterwards are those that would simply be missing in a runner.
+    Args:
+        package: without it, it might be different; None: not known.
     """
-    if refusal := _probe():
-        return refusal
-    if (threads := len(os.listdir("/proc/self/task"))) > 1:
-        return f"its imports started {threads - 1} thread(s)"
+
+    def __init__(self, why: str, package: str | None = None) -> None:
+        super().__init__(why)
+        self.package = package
+
+
+def _require_forkable() -> None:
+    refusal = _probe() or ("its imports started a thread" if _threads() > 1 else None) or _open_things()
     with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as children:
         if children.read().split():
-            return "its imports started processes"
-    return _open_things()
+            refusal = refusal or "its imports started a process"
+    if refusal is not None:
+        raise NotForkable(refusal)
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _threads_left() -> bool:
+    """Whether there are threads that would simply be missing in a runner.
+
+    Pools that know how to be forked (OpenBLAS) end theirs at that moment, and start anew when they are used.
+    """
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return _threads() > 1
 
 
 def _probe() -> str | None:
+    """What a forked child finds broken."""
     heard, said = os.pipe()
     pid = os.fork()
     if pid == 0:
