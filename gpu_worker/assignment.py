@@ -29,6 +29,7 @@ class Assignment:
         files: where users' files are kept, by variable; empty: in the data folder.
         lessons_file: where it is kept what this start shows about the next one (see ``lessons``).
         runner_pid: the runner, when a zygote has forked it; None: it is to be started.
+        in_zygotes_room: the supervisor is born with the zygote's view of the file system.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
         simulated_gpus: the cards are not there; RAM stands for their memory.
         recycle_after_requests, recycle_after_seconds, recycle_above_mb: as ``AppSpec``.
@@ -70,6 +71,7 @@ class Assignment:
     recycle_above_mb: int = 0
     lessons_file: str | None = None
     runner_pid: int | None = None
+    in_zygotes_room: bool = False
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

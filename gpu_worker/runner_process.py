@@ -156,8 +156,11 @@ class RunnerProcess:
         return cls(popen, ours)
 
     @classmethod
-    def take_over(cls, assignment: Assignment, app_data: str | None = None) -> RunnerProcess:
+    def take_over(cls, assignment: Assignment, app_data: str | None, born_in: dict[str, str]) -> RunnerProcess:
         """Turn the process that a zygote forked into the runner; its socket and pipes are open as INHERITED_FDS.
+
+        Args:
+            born_in: the namespaces that it and this process were born in; it is led into those of now.
 
         Raises:
             OSError: it has ended.
@@ -177,7 +180,7 @@ class RunnerProcess:
             "entry_file": assignment.entry_file,
         }
         text = json.dumps(word).encode()
-        namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in _namespaces_unlike(child.pid)]
+        namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in _namespaces_unlike(born_in)]
         try:
             socket.send_fds(ours, [len(text).to_bytes(4, "big")], namespaces)
             ours.sendall(text)
@@ -233,10 +236,9 @@ def _make_folders(assignment: Assignment) -> None:
     (Path(assignment.home_dir) / ".cache").mkdir(parents=True, exist_ok=True)
 
 
-def _namespaces_unlike(pid: int) -> list[str]:
-    """Of the kinds that decide what a process sees of the file system, those that we do not share with ``pid``."""
-    ours, theirs = process_tree.namespaces("self"), process_tree.namespaces(pid)
-    return [kind for kind in ours if ours[kind] != theirs[kind]]
+def _namespaces_unlike(others: dict[str, str]) -> list[str]:
+    """Of the kinds that decide what a process sees of the file system, those in which ours are not ``others``."""
+    return [kind for kind, ours in process_tree.namespaces("self").items() if ours != others[kind]]
 
 
 def _between_fork_and_exec() -> None:

@@ -26,10 +26,11 @@ def main() -> int:
     assignment = Assignment.from_json(sys.stdin.buffer.read())
     if os.getppid() != assignment.parent_pid:
         return EXIT_NO_RUNNER  # the agent died before the kernel knew that we want to hear of it
+    born_in = process_tree.namespaces("self") if assignment.runner_pid is not None else {}
     seen_at, warning = show_app_data(assignment)
     folders = model_folders(assignment, seen_at)
     try:
-        runner = _take_over(assignment, seen_at) or RunnerProcess.start(assignment, seen_at)
+        runner = _take_over(assignment, seen_at, born_in) or RunnerProcess.start(assignment, seen_at)
     except OSError as error:
         print(f"worker {assignment.worker_id}: its runner cannot be started: {error}", file=sys.stderr, flush=True)
         return EXIT_NO_RUNNER
@@ -49,12 +50,12 @@ def main() -> int:
         return loop.run(live())
 
 
-def _take_over(assignment: Assignment, seen_at: str | None) -> RunnerProcess | None:
+def _take_over(assignment: Assignment, seen_at: str | None, born_in: dict[str, str]) -> RunnerProcess | None:
     """The runner that a zygote has forked for us; None when there is none (any more)."""
     if assignment.runner_pid is None:
         return None
     try:
-        return RunnerProcess.take_over(assignment, seen_at)
+        return RunnerProcess.take_over(assignment, seen_at, born_in)
     except OSError as error:
         print(f"worker {assignment.worker_id}: the forked runner has ended: {error}", file=sys.stderr, flush=True)
         return None
@@ -66,18 +67,11 @@ def show_app_data(assignment: Assignment) -> tuple[str | None, str | None]:
     needed = (data, Path(assignment.python), Path(assignment.bundle_dir), Path(assignment.sdk_dir))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        app_data.show(folder, data / "view", needed, afresh=_in_a_zygotes_room(assignment))
+        app_data.show(folder, data / "view", needed, afresh=assignment.in_zygotes_room)
     except (app_data.CannotShow, OSError) as error:
         seen, shown = app_data.SEEN_AT, "fal.toolkit.FAL_PERSISTENT_DIR"
         return None, f"{seen} cannot be shown to apps on this host ({error}); {shown} is {folder}"
     return app_data.SEEN_AT, None
-
-
-def _in_a_zygotes_room(assignment: Assignment) -> bool:
-    """Whether we see ``/data`` because the zygote does, whose view other workers come from too."""
-    if assignment.runner_pid is None:
-        return False
-    return process_tree.namespaces("self") != process_tree.namespaces(assignment.parent_pid)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,8 @@ class ZygoteProcess:
             runner = process_tree.children(pid)
             if len(runner) != 1:
                 raise NoBirth(f"the runner below process {pid} has ended")
-            return Newborn(AdoptedChild(pid), runner[0], ends.keep_stdin())
+            in_room = self._room != process_tree.namespaces("self")
+            return Newborn(AdoptedChild(pid), runner[0], ends.keep_stdin(), in_room)
 
     def _not_a_supervisor(self, pid: int, command: Sequence[str], environ: Mapping[str, str]) -> str | None:
         """Whoever gets an assignment learns the store's address: what does not run our program is told nothing."""
@@ -192,15 +193,17 @@ def _status(pid: int | str) -> dict[str, str]:
 class Newborn:
     """What a zygote gave birth to: a supervisor that awaits its assignment on a pipe, and below it a runner."""
 
-    def __init__(self, supervisor: AdoptedChild, runner_pid: int, stdin: int) -> None:
+    def __init__(self, supervisor: AdoptedChild, runner_pid: int, stdin: int, in_room: bool) -> None:
         self.supervisor = supervisor
         self.runner_pid = runner_pid
         self._stdin = stdin
+        self._in_room = in_room
 
     def assign(self, assignment: Assignment) -> None:
         """Tell the supervisor what to do; it may have ended, and its exit status then says so."""
         with contextlib.suppress(BrokenPipeError), os.fdopen(self._stdin, "wb") as stdin:
-            stdin.write(replace(assignment, runner_pid=self.runner_pid).to_json())
+            told = replace(assignment, runner_pid=self.runner_pid, in_zygotes_room=self._in_room)
+            stdin.write(told.to_json())
 
 
 class _Ends:

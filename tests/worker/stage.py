@@ -264,11 +264,14 @@ async def stage(redis_url: str, data_dir: Path, **changes: Any) -> AsyncIterator
 
 
 @contextlib.contextmanager
-def agent(stage: Stage, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A host agent process on the stage; killed with everything below it at the end if it still runs."""
+def agent(stage: Stage, *in_front: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A host agent process on the stage; killed with everything below it at the end if it still runs.
+
+    ``in_front``: a command in front of its own; it must end in exec.
+    """
     settings = stage.settings
     popen = subprocess.Popen(
-        [sys.executable, "-P", "-m", "gpu_worker"],
+        [*in_front, sys.executable, "-P", "-m", "gpu_worker"],
         env={
             **os.environ,
             "KEEPWARM_REDIS_URL": settings.redis_url,

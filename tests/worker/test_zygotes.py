@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from gpu_worker import lessons
+from gpu_worker import lessons, process_tree
 from gpu_worker.assignment import Assignment
 from gpu_worker.leftovers import supervisor_command
 from gpu_worker.preparation import prepare
@@ -26,6 +26,7 @@ from tests.support.loop import run
 from tests.support.waiting import await_until, wait_until
 from tests.worker.apps import PROBE
 from tests.worker.stage import ENVIRONMENT_KEY, Stage, agent, stage
+from tests.worker.test_app_data import AS_A_USER
 
 #: What a process can find out about itself, but for what must differ.
 FACTS = (
@@ -448,12 +449,13 @@ def zygotes_below(process: Any) -> list[psutil.Process]:
     return [p for p in psutil.Process(process.pid).children() if "--zygote" in p.cmdline()]
 
 
-def test_the_second_start_comes_from_a_zygote(redis_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_front", [(), AS_A_USER], ids=["root", "user"])
+def test_the_second_start_comes_from_a_zygote(redis_url: str, tmp_path: Path, in_front: tuple[str, ...]) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:
             package(tmp_path, "heavy", part="")
             app = await on.deploy(PROBE.replace("import fal\n", "import fal\nimport heavy.part\n"))
-            with agent(on) as process:
+            with agent(on, *in_front) as process:
                 first = await on.reaches(await on.place(app), WorkerState.IDLE)
                 second = await _forked_by_agent(on, app)
                 assert (first.start_kind, second.start_kind) == ("spawn", "zygote")
@@ -462,9 +464,20 @@ def test_the_second_start_comes_from_a_zygote(redis_url: str, tmp_path: Path) ->
                 assert {"heavy", "heavy.part"} <= set(lessons.read(file).modules)
                 assert "app" not in lessons.read(file).modules
 
+                # Each worker sees /data through mounts of its own, which no other one and no zygote shares.
+                (zygote,) = zygotes_below(process)
+                supervisors = [
+                    p for p in psutil.Process(process.pid).children() if "gpu_worker.supervisor" in p.cmdline()
+                ]
+                views = [process_tree.namespaces(p.pid) for p in supervisors]
+                assert views == [process_tree.namespaces(p.children()[0].pid) for p in supervisors]
+                assert len({view["mnt"] for view in (*views, process_tree.namespaces(zygote.pid))}) == 3
+                assert not [entry for entry in await on.log(app) if "cannot be shown" in entry.message]
+
+                await leaves(on, first)
                 assert (await on.call(app, "/die", mode="direct")).error_type == "runner_disconnected"
                 codes = [entry.message for entry in await on.log(app)]
-                reasons = [(await on.worker(w)).reason or "" for w in (first, second)]
+                reasons = [(await on.worker(second)).reason or ""]
                 assert any("exit status 66" in line for line in (*codes, *reasons))
 
                 process.kill()

@@ -67,8 +67,8 @@ def _enter(namespaces: list[int]) -> None:
         if _LIBC.setns(descriptor, 0) != 0:
             raise OSError(ctypes.get_errno(), "this runner cannot enter its supervisor's namespaces")
         os.close(descriptor)
-    if len(namespaces) == _MAX_NAMESPACES:
-        # Entering a user namespace gives every capability in it; a program started there has none.
+    if len(namespaces) == _MAX_NAMESPACES and os.geteuid() != 0:
+        # Entering a user namespace gives every capability in it; a program that is started there by a user has none.
         header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
         if _LIBC.capset(header, bytes(24)) != 0:
             raise OSError(ctypes.get_errno(), "this runner cannot give its capabilities back")
