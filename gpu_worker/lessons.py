@@ -1,13 +1,14 @@
-"""What starts of one environment have shown about the next one: modules to import ahead, files to read ahead.
+"""What an app's start has shown about the next one: modules to import ahead, files to read ahead.
 
-Owns the files that keep it, one per owner, environment and kind of device: ``starts/`` in the data folder. They are
-written by supervisors and by the agent, each time as a whole; of two writers the later one wins. Leaves noticing to the
+Owns the files that keep it, one per app, bundle, environment and kind of device: ``starts/`` in the data folder.
+Supervisors and the agent write them, each time as a whole; of two writers the later one wins. Leaves noticing to the
 runner (``fal._runner.lessons``). Standard library only: supervisors read it before anything else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_MODULES = 20_000
 MAX_FILES = 512
+MAX_NAME = 200
 #: A zygote that had to leave out more than so many packages would save little.
 MAX_LEFT_OUT = 16
 #: Files that no start has written or used for so long are deleted.
@@ -45,12 +47,15 @@ class Lessons:
     doubted: bool = False
 
 
-def file_of(data_dir: Path, worker: WorkerRecord, environment_key: str) -> Path:
-    """Where it is kept. Workers with and without GPUs import under other variables, so they share nothing."""
-    owner = worker.app.partition("/")[0]
+def file_of(data_dir: Path, worker: WorkerRecord, environment_key: str, bundle_hash: str) -> Path:
+    """Where it is kept.
+
+    Nothing is shared where imports may differ: by what the app's code does before them, by the packages, or by the
+    variables of workers with and without GPUs.
+    """
     device = worker.cpu_fallback_for or ("gpu" if worker.gpu_ids else "cpu")
-    name = "+".join((owner, environment_key, device)).replace(os.sep, "_")
-    return data_dir / "starts" / f"{name}.json"
+    code = hashlib.sha256("\n".join((worker.app, environment_key, bundle_hash, device)).encode()).hexdigest()
+    return data_dir / "starts" / f"{worker.app.replace(os.sep, '+')}+{code[:16]}.json"
 
 
 def read(file: str | Path | None) -> Lessons:
@@ -83,18 +88,14 @@ def write(file: str | Path, known: Lessons) -> None:
 def after_start(
     known: Lessons, modules: Iterable[str], files: Iterable[str], *, cpu_fallback_for: str | None, forked: bool
 ) -> Lessons:
-    """What is known after a start that succeeded.
-
-    Modules are added to those known, because apps that share an environment import different ones; the files are this
-    start's alone.
-    """
-    together = tuple(dict.fromkeys((*known.modules, *modules)))[:MAX_MODULES]
+    """What is known after a start that succeeded. A forked one says nothing about modules: it has the zygote's."""
+    named = known.modules if forked else tuple(name for name in modules if len(name) <= MAX_NAME)[:MAX_MODULES]
     reason = known.no_zygote
     if known.doubted and not forked:
         reason = reason or "a forked runner did not start where a plainly started one did"
     return replace(
         known,
-        modules=together,
+        modules=named,
         files=tuple(dict.fromkeys(files))[:MAX_FILES],
         cpu_fallback_for=cpu_fallback_for,
         no_zygote=reason,

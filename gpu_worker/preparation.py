@@ -109,7 +109,7 @@ def _assignment(
         recycle_after_seconds=spec.recycle_after_seconds,
         recycle_above_mb=spec.recycle_above_mb,
         simulated_gpus=settings.gpu_source not in (None, nvml_gpus),
-        lessons_file=str(lessons.file_of(data, worker, environment.key)),
+        lessons_file=str(lessons.file_of(data, worker, environment.key, revision.bundle_hash)),
     )
 
 

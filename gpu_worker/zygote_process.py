@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from gpu_worker.child import AdoptedChild
 #: A zygote that takes longer is not waited for: a plain start is under way by then.
 ANSWER_SECONDS = 1.0
 _ANSWER_BYTES = 64 * 1024
+_MAX_WORDS = 8
+_MAX_REASON = 200
 
 
 class NoBirth(Exception):
@@ -34,7 +37,7 @@ class NoBirth(Exception):
 
 
 class ZygoteProcess:
-    """A zygote of one environment of one owner.
+    """A zygote of one app in one environment.
 
     Args:
         assignment: of a worker like those to come.
@@ -89,7 +92,7 @@ class ZygoteProcess:
 
     def hear(self) -> None:
         """Take in what it has said since the last time; sets ``ready`` or ``refusal``."""
-        while True:
+        for _ in range(_MAX_WORDS):
             try:
                 data = self._socket.recv(_ANSWER_BYTES)
             except BlockingIOError:
@@ -99,11 +102,22 @@ class ZygoteProcess:
             if not data:
                 self.refusal = self.refusal or "its process ended"
                 return
+            if not self._understand(data):
+                self.refuse("it cannot be understood")
+                return
+
+    def _understand(self, data: bytes) -> bool:
+        """What an imported package may have written in its place must not harm us."""
+        try:
             word: dict[str, Any] = json.loads(data)
-            self._room = self._room or word.get("room", {})
+            self._room = self._room or dict(word.get("room", {}))
             self.ready = self.ready or "ready" in word
             if "refused" in word:
-                self.refuse(word["refused"], word.get("package"))
+                package = word.get("package")
+                self.refuse(str(word["refused"])[:_MAX_REASON], str(package)[:_MAX_REASON] if package else None)
+        except (ValueError, TypeError, AttributeError):
+            return False
+        return True
 
     def refuse(self, why: str, package: str | None = None) -> None:
         """It must not be used, nor any later one of the same environment that imports ``package``."""
@@ -151,8 +165,8 @@ class ZygoteProcess:
             ends.close_theirs()
             report = await _read_all(ends.report)
             word, _, number = report.partition(": ")
-            if word != "born" or not number.strip().isdigit():
-                raise NoBirth(report or "it ended without a word")
+            if word != "born" or re.fullmatch(r"[0-9]{1,9}\n", number) is None:
+                raise NoBirth(report[:_ANSWER_BYTES] or "it ended without a word")
             pid = int(number)
             if (wrong := self._not_a_supervisor(pid, command, environ)) is not None:
                 raise NoBirth(f"process {pid} {wrong}")
@@ -251,7 +265,7 @@ async def _read_all(descriptor: int) -> str:
 
     def readable() -> None:
         more = os.read(descriptor, 4096)
-        found.extend(more)
+        found.extend(more[: _ANSWER_BYTES - len(found)])
         if not more and not ended.done():
             ended.set_result(bytes(found))
 

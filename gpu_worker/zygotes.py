@@ -29,7 +29,7 @@ _BOUNDS_SECONDS = 5.0
 
 
 class Zygotes:
-    """Zygotes by what their workers would share: owner, environment and kind of device.
+    """Zygotes by the file of what their app's starts have shown (see ``lessons.file_of``).
 
     Args:
         limits: see ZygoteLimits.
@@ -117,7 +117,7 @@ class Zygotes:
         self._seen[file] = changed
         known = lessons.read(file)
         before = self._zygotes.get(file)
-        if before is not None and (known.no_zygote or set(known.modules) - set(before.modules)):
+        if before is not None and (known.no_zygote or known.modules != before.modules):
             self._end(file)
             before = None
         if before is None and known.modules and not known.no_zygote and not known.doubted:

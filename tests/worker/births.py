@@ -152,6 +152,6 @@ async def forked_by_agent(on: Stage, app: str) -> WorkerRecord:
         await leaves(on, worker)
         return None
 
-    found = await await_until(from_zygote, "a worker from a zygote", interval=0.2)
+    found = await await_until(from_zygote, "a worker from a zygote", timeout=60, interval=0.2)
     assert found is not None
     return found

@@ -30,6 +30,7 @@ from gpu_worker.assignment import Assignment
 from gpu_worker.leftovers import supervisor_command
 from gpu_worker.preparation import prepare
 from gpu_worker.settings import AgentSettings
+from gpu_worker.zygote_process import Newborn
 from gpu_worker.zygotes import Zygotes
 from scheduler.store import Store
 from scheduler.store.records import (
@@ -137,16 +138,26 @@ class Stage:
 
     async def launch_from_zygote(self, assignment: Assignment, *modules: str) -> None:
         """The same by way of a zygote that has imported ``modules``, which is started if there is none yet."""
-        assert assignment.lessons_file is not None
         process_tree.adopt_orphans()
-        known = lessons.read(assignment.lessons_file)
-        lessons.write(assignment.lessons_file, replace(known, modules=(*known.modules, "fastapi", *modules)))
-        await await_until(lambda: self._zygote_is_ready(assignment), "the zygote is ready", interval=0.02)
-        command = supervisor_command(self.settings, assignment.worker_id)
-        newborn = await self.zygotes.bear(assignment, command, dict(os.environ))
+
+        async def born() -> Newborn | None:
+            """A busy machine may take longer than a zygote is waited for; then there is a new one."""
+            await self._prepare_zygote(assignment, modules)
+            return await self.zygotes.bear(
+                assignment, supervisor_command(self.settings, assignment.worker_id), dict(os.environ)
+            )
+
+        newborn = await await_until(born, "a worker is born", timeout=60.0)
         assert newborn is not None
         self.supervisors[assignment.worker_id] = Adopted(newborn.supervisor.pid)
         newborn.assign(assignment)
+
+    async def _prepare_zygote(self, assignment: Assignment, modules: tuple[str, ...]) -> None:
+        assert assignment.lessons_file is not None
+        known = lessons.read(assignment.lessons_file)
+        together = tuple(dict.fromkeys((*known.modules, "fastapi", *modules)))
+        lessons.write(assignment.lessons_file, replace(known, modules=together))
+        await await_until(lambda: self._zygote_is_ready(assignment), "the zygote is ready", interval=0.02)
 
     async def _zygote_is_ready(self, assignment: Assignment) -> bool:
         self.zygotes.look([assignment])

@@ -44,7 +44,7 @@ def test_a_forked_runner_is_what_a_started_one_is(redis_url: str, tmp_path: Path
             first = await spawned(on, app)
             expected = await answer(on, app)
             await leaves(on, first)
-            second = await forked(on, app, "heavy.part")
+            second = await forked(on, app, "heavy", "heavy.part")
 
             assert (first.start_kind, second.start_kind) == ("spawn", "zygote")
             assert await answer(on, app) == expected
@@ -62,7 +62,7 @@ def test_runners_of_one_zygote_draw_different_numbers(redis_url: str, tmp_path: 
             app = await on.deploy(FACTS.replace("{module}", "numpy.random"))
             drawn = []
             for _ in range(2):
-                worker = await forked(on, app, "numpy.random")
+                worker = await forked(on, app, "numpy", "numpy.random")
                 drawn.append(await answer(on, app, "/random"))
                 await leaves(on, worker)
 

@@ -22,13 +22,7 @@ from scheduler.store.records import WorkerState
 from tests.support.loop import run
 from tests.support.waiting import await_until, wait_until
 from tests.worker.apps import PROBE
-from tests.worker.births import (
-    FACTS,
-    package,
-    placed,
-    ready_for,
-    spawned,
-)
+from tests.worker.births import FACTS, answer, forked, leaves, package, placed, ready_for, spawned
 from tests.worker.stage import stage
 
 REFUSED = {
@@ -209,10 +203,94 @@ def test_a_start_that_fails_only_when_forked_is_not_tried_twice(redis_url: str, 
     run(story())
 
 
-def test_a_failing_start_says_nothing_about_forking(redis_url: str, tmp_path: Path) -> None:
-    known = lessons.Lessons(modules=("a",), doubted=True)
-    after = lessons.after_start(known, ["b"], [], cpu_fallback_for=None, forked=True)
-    assert (after.modules, after.no_zygote, after.doubted) == (("a", "b"), None, False)
+def test_a_forked_start_says_nothing_about_modules_and_a_plain_one_replaces_them() -> None:
+    known = lessons.Lessons(modules=("a",), files=("/data/a",), doubted=True)
+    forked = lessons.after_start(known, ["a", "b"], ["/data/b"], cpu_fallback_for=None, forked=True)
+    assert (forked.modules, forked.files, forked.no_zygote, forked.doubted) == (("a",), ("/data/b",), None, False)
+    plain = lessons.after_start(
+        replace(known, doubted=False), ["b", "x" * 1000], [], cpu_fallback_for=None, forked=False
+    )
+    assert (plain.modules, plain.no_zygote) == (("b",), None)
+
+
+def test_what_is_imported_after_the_app_set_a_variable_is_not_imported_ahead(redis_url: str, tmp_path: Path) -> None:
+    """Libraries read HF_HOME and its like once, at their import: in a zygote that would be before the app set it."""
+    reads = "import os\nSEEN = os.environ.get('SETTING')\n"
+    source = """
+import os
+import fal, quiet, sets
+os.environ["SETTING"] = "the app's"
+import reads
+
+
+class Probe(fal.App):
+    @fal.endpoint("/")
+    def run(self) -> dict:
+        return {"seen": reads.SEEN}
+"""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            package(tmp_path, "quiet")
+            package(tmp_path, "sets", "import os\nos.environ['OF_A_LIBRARY'] = '1'\n")
+            package(tmp_path, "reads", reads)
+            app = await on.deploy(source)
+            first = await spawned(on, app)
+            expected = await answer(on, app)
+
+            def learned() -> set[str]:
+                return {name for file in (tmp_path / "starts").glob("*.json") for name in lessons.read(file).modules}
+
+            known = await asyncio.to_thread(wait_until, learned, "the start has taught something")
+            await leaves(on, first)
+            second = await forked(on, app)
+
+            assert second.start_kind == "zygote"
+            assert expected == await answer(on, app) == {"seen": "the app's"}
+            assert {"quiet", "sets"} <= known
+            assert "reads" not in known
+
+    run(story())
+
+
+def test_a_package_that_the_app_finds_elsewhere_is_not_imported_ahead(redis_url: str, tmp_path: Path) -> None:
+    """`sys.modules["flash"] = None` before an import, or a path in front: what looks for it then finds another one."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            package(tmp_path, "flash")
+            package(tmp_path, "looks", "try:\n    import flash\nexcept ImportError:\n    flash = None\n")
+            assignment = await placed(on, await on.deploy(PROBE), "looks")
+
+            async def refused() -> bool:
+                on.zygotes.look([assignment])
+                return lessons.read(assignment.lessons_file).no_zygote is not None
+
+            await await_until(refused, "the refusal is remembered", interval=0.02)
+            assert "importing ahead loads flash" in (lessons.read(assignment.lessons_file).no_zygote or "")
+
+    run(story())
+
+
+def test_a_zygote_that_speaks_nonsense_is_not_believed(redis_url: str, tmp_path: Path) -> None:
+    nonsense = (
+        "import os, sys\nfor line in (b'[]', b'{', b'\\xff'):\n"
+        "    if '--zygote' in sys.orig_argv: os.write(int(sys.orig_argv[-2]), line)\n"
+    )
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            package(tmp_path, "nonsense", nonsense)
+            assignment = await placed(on, await on.deploy(PROBE), "nonsense")
+
+            async def refused() -> bool:
+                on.zygotes.look([assignment])
+                return lessons.read(assignment.lessons_file).no_zygote is not None
+
+            await await_until(refused, "the refusal is remembered", interval=0.02)
+            assert on.zygotes.pids() == set()
+
+    run(story())
 
 
 def test_its_process_is_known_to_be_gone(redis_url: str, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Life:
     def __init__(self, start: Start, channel: Channel, output: Output, born: float | None = None) -> None:
         self._start = start
         self._born = born
-        self._lessons = Lessons()
+        self._lessons = Lessons(start.bundle_dir)
         self._channel = channel
         self._output = output
         self._files = PlatformFiles(channel, start.files_dir, start.storage_hosts)
@@ -146,7 +146,7 @@ class Life:
         ready = Ready(_openapi_text(app, self._output), self._instance.get_endpoints(), self._device())
         self._channel.attach(self._loop)
         self._channel.send(ready)
-        self._channel.send(self._lessons.all(self._start.bundle_dir))
+        self._channel.send(self._lessons.all())
 
     def receive(self, message: Message) -> None:
         """One message from the supervisor, on the loop."""

@@ -146,9 +146,10 @@ class Ready(Message):
 
 @dataclass(slots=True)
 class Learned(Message):
-    """Sent once, after Ready: what would make the next start of this environment quicker.
+    """Sent once, after Ready: what would make the app's next start quicker.
 
-    ``modules``: those of the environment that are loaded by now, in the order of their import.
+    ``modules``: those of the environment that are loaded by now, in the order of their import, up to the moment at
+    which the app's own code set an environment variable: later ones may have read it.
     ``files``: those that Python code opened below the folders where apps keep their models.
     """
 

@@ -22,6 +22,7 @@ import traceback
 from typing import Any, NoReturn
 
 from fal._runner import cuda_on_cpu
+from fal._runner.lessons import installed_modules
 
 #: Descriptors of a birth, in the order in which they come: for the supervisor (its standard streams, the runner's
 #: socket, the runner's output and errors), for the runner (its socket, output, errors), and the birth's own report.
@@ -80,7 +81,16 @@ def _import_all(wanted: dict[str, Any]) -> frozenset[str]:
             continue
         if _threads() > 1 and _threads_left():
             raise NotForkable(f"importing {name} starts a thread", package)
-    return frozenset(name.partition(".")[0] for name in set(sys.modules) - before)
+    new = set(sys.modules) - before
+    _require_the_same(new, frozenset(wanted.get("modules", ())))
+    return frozenset(name.partition(".")[0] for name in new)
+
+
+def _require_the_same(new: set[str], wanted: frozenset[str]) -> None:
+    """An app may see to it that a package is found elsewhere, or not at all, before it imports what looks for it."""
+    installed = new.intersection(installed_modules())
+    if different := sorted(installed - wanted):
+        raise NotForkable(f"importing ahead loads {different[0]}, which the app's own start did not load from there")
 
 
 def _nobody_listens(line: str) -> None:
