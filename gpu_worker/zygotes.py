@@ -117,7 +117,8 @@ class Zygotes:
         self._seen[file] = changed
         known = lessons.read(file)
         before = self._zygotes.get(file)
-        if before is not None and (known.no_zygote or known.modules != before.modules):
+        # More modules than before are no reason: small differences between starts would never let one be ready.
+        if before is not None and (known.no_zygote or set(before.modules) - set(known.modules)):
             self._end(file)
             before = None
         if before is None and known.modules and not known.no_zygote and not known.doubted:
