@@ -41,6 +41,8 @@ class Zygotes:
         self._builds = builds
         self._zygotes: dict[str, ZygoteProcess] = {}
         self._seen: dict[str, int] = {}
+        #: what exceeds the limit by itself; importing it again after each start would be for nothing
+        self._too_large: set[str] = set()
         self._bounds_at = 0.0
         #: births under way: children of this process that it does not know yet
         self.births = 0
@@ -121,7 +123,8 @@ class Zygotes:
         if before is not None and (known.no_zygote or set(before.modules) - set(known.modules)):
             self._end(file)
             before = None
-        if before is None and known.modules and not known.no_zygote and not known.doubted:
+        wanted = known.modules and not known.no_zygote and not known.doubted and file not in self._too_large
+        if before is None and wanted:
             self._start(assignment, file, known.modules)
 
     def _start(self, assignment: Assignment, file: str, modules: Sequence[str]) -> None:
@@ -161,7 +164,11 @@ class Zygotes:
             if zygote.used_at < limit:
                 self._end(file)
         while self._zygotes and sum(z.memory() for z in self._zygotes.values()) > self._limits.memory:
-            self._end(self._least_recent())
+            file = self._least_recent()
+            if len(self._zygotes) == 1:
+                logger.debug("no zygote for %s: it is larger than KEEPWARM_ZYGOTES_MAX_BYTES", file)
+                self._too_large.add(file)
+            self._end(file)
 
     def _least_recent(self) -> str:
         return min(self._zygotes, key=lambda file: self._zygotes[file].used_at)

@@ -134,6 +134,11 @@ def test_number_memory_and_age_are_bounded(redis_url: str, tmp_path: Path) -> No
                 zygotes._bounds_at = 0.0
                 zygotes.look([])
                 assert zygotes.pids() == set()
+                zygotes._limits = ZygoteLimits(count=2)
+                zygotes._seen.clear()
+                zygotes.look([two, three])
+                (started,) = zygotes._zygotes
+                assert [started] == [two.lessons_file], "the last one exceeded the limit by itself"
             finally:
                 zygotes.close()
 
