@@ -1,4 +1,4 @@
-.PHONY: help install demo test check check-gpu check-seed chaos soak mutations bench
+.PHONY: help install demo test check check-zygote check-gpu check-seed chaos soak mutations bench
 
 help:        ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -14,6 +14,9 @@ test:        ## lint, types and every test that needs Python alone
 
 check:       ## exactly what CI runs (installs Debian packages: needs root there)
 	bash .ci/run
+
+check-zygote: install  ## the tests of worker and runner once more, every process born to a zygote
+	KEEPWARM_TESTS_START=zygote .venv/bin/python -m pytest tests/worker tests/runner -q -n 2
 
 check-seed: install  ## the SDXL example with its own pins on the CPU: about 5 GB, not part of CI
 	.venv/bin/python examples/check_seed.py

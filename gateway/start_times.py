@@ -1,4 +1,4 @@
-"""What a caller waited for, as ``Server-Timing``: the queue, and the stages of a start that happened meanwhile.
+"""What a caller waited for, as ``Server-Timing``: the queue, and a start that happened meanwhile, by its stages.
 
 The W3C's header, which browsers show beside a request; durations are milliseconds. Calls that did not wait carry none,
 so that a warm call costs nothing.
@@ -36,5 +36,6 @@ async def start_times(store: Store, record: RequestRecord) -> Headers:
         total = stages.pop("total", None)
         parts += [f"{name};dur={seconds * 1000:.0f}" for name, seconds in stages.items()]
         if total is not None:
-            parts.append(f"start;dur={total * 1000:.0f}")
+            kind = f";desc={worker.start_kind}" if worker.start_kind in ("zygote", "spawn") else ""
+            parts.append(f"start{kind};dur={total * 1000:.0f}")
     return [(b"server-timing", ", ".join(parts).encode("ascii"))]

@@ -230,6 +230,7 @@ def worker(record: WorkerRecord) -> shapes.Worker:
         "served": record.served,
         "reason": record.reason,
         "stages": dict(record.stages),
+        "start_kind": record.start_kind,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ def main() -> int:
         settings = AgentSettings.from_env(os.environ)
         builds = BuildSettings.from_env(os.environ)
         lock = _lock(settings)
+        logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("gpu_worker").setLevel(settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
             loop.run(_run(settings, builds))
         lock.close()

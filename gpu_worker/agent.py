@@ -20,14 +20,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from envbuilder import BuildSettings
-from gpu_worker import process_tree
+from gpu_worker import lessons, process_tree
 from gpu_worker.assignment import Assignment
+from gpu_worker.child import Process
 from gpu_worker.inventory import local_host
 from gpu_worker.leftovers import Leftovers, supervisor_command
 from gpu_worker.preparation import CannotStart, EnvironmentMissing, prepare
 from gpu_worker.runner_process import INHERITED
 from gpu_worker.settings import AgentSettings
 from gpu_worker.worker_life import EXIT_STORE_AWAY
+from gpu_worker.zygotes import Zygotes
 from scheduler.store import Store, keys
 from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.records import LogEntry, WorkerRecord, WorkerState
@@ -48,8 +50,9 @@ class Supervised:
     app: str
     worker_id: str
     held: ExitStack = field(default_factory=ExitStack)
-    popen: subprocess.Popen[bytes] | None = None
+    popen: Process | None = None
     revision: str = ""
+    assignment: Assignment | None = None
 
 
 class HostAgent:
@@ -82,11 +85,13 @@ class HostAgent:
             gpu_source=settings.gpu_source,
         )
         self._leftovers = Leftovers(settings)
+        self._zygotes = Zygotes(settings.zygotes, builds)
 
     async def run(self) -> None:
         """Work until ``stop``; nothing of ours runs afterwards."""
         process_tree.adopt_orphans()
         self._leftovers.find()
+        lessons.forget_old(self._settings.data_dir)
         subscription = await self._store.subscribe(
             {keys.channel_host(self._settings.host_id): lambda _: self._orders_changed.set()},
             self._orders_changed.set,
@@ -140,8 +145,9 @@ class HostAgent:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        process_tree.reap_adopted(self._own_processes(), kill=True)
+        self._end_strays()
         self._leftovers.end_overdue()
+        self._zygotes.look([w.assignment for w in self._workers.values() if w.assignment is not None])
         for worker_id, app in (await self._store.workers.orders(self._settings.host_id)).items():
             if worker_id not in self._workers and worker_id not in self._leftovers.worker_ids():
                 self._workers[worker_id] = worker = Supervised(app, worker_id)
@@ -161,7 +167,7 @@ class HostAgent:
             if self._stopping.is_set():
                 await self._forget(worker, "its host stops")
                 return
-            self._launch(worker, assignment)
+            await self._launch(worker, assignment)
         except EnvironmentMissing as error:
             await self._store.environments.request_build(worker.app, worker.revision)
             await self._forget(worker, f"{error}; its build has been asked for again")
@@ -172,21 +178,21 @@ class HostAgent:
             worker.held.close()
             del self._workers[worker.worker_id]  # the order stands; the next look tries again
 
-    def _launch(self, worker: Supervised, assignment: Assignment) -> None:
+    async def _launch(self, worker: Supervised, assignment: Assignment) -> None:
         environ = {name: os.environ[name] for name in _FOR_SUPERVISORS if name in os.environ}
-        worker.popen = subprocess.Popen(
-            supervisor_command(self._settings, worker.worker_id),
-            stdin=subprocess.PIPE,
-            env=environ,
-            start_new_session=True,
-        )
-        assert worker.popen.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status says so
-            worker.popen.stdin.write(assignment.to_json())
-            worker.popen.stdin.close()
+        command = supervisor_command(self._settings, worker.worker_id)
+        newborn = await self._zygotes.bear(assignment, command, environ)
+        if newborn is not None:
+            worker.popen = newborn.supervisor
+            newborn.assign(assignment)
+        else:
+            worker.popen = _spawn(command, environ, assignment)
+        worker.assignment = assignment
         self._watch(worker, worker.popen)
+        if self._stopping.is_set():  # meanwhile: the others have had their signal
+            worker.popen.send_signal(signal.SIGTERM)
 
-    def _watch(self, worker: Supervised, popen: subprocess.Popen[bytes]) -> None:
+    def _watch(self, worker: Supervised, popen: Process) -> None:
         process_tree.on_exit(
             popen.pid,
             popen.wait,
@@ -196,7 +202,7 @@ class HostAgent:
 
     async def _ended(self, worker: Supervised, code: int) -> None:
         """A supervisor has exited: a clean one has said so itself; for any other we do."""
-        process_tree.reap_adopted(self._own_processes(), kill=True)
+        self._end_strays()
         if code == 0:
             self._drop(worker)
             return
@@ -232,6 +238,7 @@ class HostAgent:
     async def _end_all(self) -> None:
         deadline = time.monotonic() + self._settings.stop_grace
         self._signal_all(signal.SIGTERM)
+        self._zygotes.close()
         while self._workers and time.monotonic() < deadline and not self._forced.is_set():
             self._orders_changed.clear()
             with contextlib.suppress(TimeoutError):
@@ -274,8 +281,14 @@ class HostAgent:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._orders_changed.wait(), POLL_SECONDS)
 
+    def _end_strays(self) -> None:
+        """End what user code left behind. Not while a zygote gives birth: that child of ours has no name yet."""
+        if self._zygotes.births == 0:
+            process_tree.reap_adopted(self._own_processes(), kill=True)
+
     def _own_processes(self) -> set[int]:
-        return {worker.popen.pid for worker in self._workers.values() if worker.popen is not None}
+        supervisors = {worker.popen.pid for worker in self._workers.values() if worker.popen is not None}
+        return supervisors | self._zygotes.pids()
 
     def _spawn_task(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -286,6 +299,15 @@ class HostAgent:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             traceback.print_exception(error)
+
+
+def _spawn(command: list[str], environ: dict[str, str], assignment: Assignment) -> Process:
+    popen = subprocess.Popen(command, stdin=subprocess.PIPE, env=environ, start_new_session=True)
+    assert popen.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status says so
+        popen.stdin.write(assignment.to_json())
+        popen.stdin.close()
+    return popen
 
 
 def _why_not(record: WorkerRecord | None) -> str | None:

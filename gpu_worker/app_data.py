@@ -34,7 +34,7 @@ class CannotShow(Exception):
     """The folder cannot be shown at ``/data`` here; the message says why and what to do."""
 
 
-def show(folder: Path, workplace: Path, needed: Sequence[Path] = ()) -> None:
+def show(folder: Path, workplace: Path, needed: Sequence[Path] = (), *, afresh: bool = False) -> None:
     """From now on ``/data`` is ``folder`` for this process and all that it starts.
 
     Nothing is done where ``/data`` leads there anyway: a link, or an operator who made it the apps' folder.
@@ -43,14 +43,15 @@ def show(folder: Path, workplace: Path, needed: Sequence[Path] = ()) -> None:
         workplace: where the new view of the file system is put together. Workers may share it, for each mounts there
             in a namespace of its own; nobody may ever empty it recursively, for the host's files may be below.
         needed: folders that must stay visible, so must not lie in a ``/data`` of the host's own.
+        afresh: this process has inherited a view made here; it gets one of its own all the same.
 
     Raises:
         CannotShow: not here. This process sees what it saw before.
     """
-    if _leads_to(folder):
+    if not afresh and _leads_to(folder):
         return
     hidden = next((path for path in needed if path.is_relative_to(SEEN_AT)), None)
-    if hidden is not None:
+    if hidden is not None and not afresh:
         raise CannotShow(
             f"{hidden} lies in this host's own {SEEN_AT}, which may then not be covered; "
             f"KEEPWARM_APP_DATA={SEEN_AT} gives apps that folder itself"

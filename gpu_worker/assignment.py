@@ -27,6 +27,9 @@ class Assignment:
         storage_hosts: the platform's own addresses, which downloads may reach though they are private.
         stages: what has been measured so far, by stage name.
         files: where users' files are kept, by variable; empty: in the data folder.
+        lessons_file: where it is kept what this start shows about the next one (see ``lessons``).
+        runner_pid: the runner, when a zygote has forked it; None: it is to be started.
+        in_zygotes_room: the supervisor is born with the zygote's view of the file system.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
         simulated_gpus: the cards are not there; RAM stands for their memory.
         recycle_after_requests, recycle_after_seconds, recycle_above_mb: as ``AppSpec``.
@@ -66,6 +69,9 @@ class Assignment:
     recycle_after_requests: int = 0
     recycle_after_seconds: float = 0
     recycle_above_mb: int = 0
+    lessons_file: str | None = None
+    runner_pid: int | None = None
+    in_zygotes_room: bool = False
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from envbuilder import BuildSettings, Environment, EnvironmentGone, find, hold
+from gpu_worker import lessons
 from gpu_worker.assignment import Assignment
 from gpu_worker.inventory import nvml_gpus
 from gpu_worker.settings import AgentSettings
@@ -108,6 +109,7 @@ def _assignment(
         recycle_after_seconds=spec.recycle_after_seconds,
         recycle_above_mb=spec.recycle_above_mb,
         simulated_gpus=settings.gpu_source not in (None, nvml_gpus),
+        lessons_file=str(lessons.file_of(data, worker, environment.key, revision.bundle_hash)),
     )
 
 

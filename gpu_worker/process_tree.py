@@ -66,6 +66,15 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def namespaces(pid: int | str) -> dict[str, str]:
+    """What decides which files a process sees: its user and its mount namespace, in the order in which to enter them.
+
+    Raises:
+        OSError: no such process, or not one of ours.
+    """
+    return {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("user", "mnt")}
+
+
 def kill_group(leader: int) -> None:
     """SIGKILL the process group of ``leader``, which must have been started as a group's leader."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -7,6 +7,7 @@ Owns its environment variables, its process group and its one socket. Leaves wha
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -19,9 +20,12 @@ from typing import IO
 
 from gpu_worker import process_tree
 from gpu_worker.assignment import Assignment
+from gpu_worker.child import AdoptedChild
 
 #: Names that runners inherit from the host without being asked; everything else must be on the operator's list.
 INHERITED = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
+#: Socket and pipes of a runner that a zygote forked, as its supervisor finds them open.
+INHERITED_FDS = (3, 4, 5)
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -78,6 +82,33 @@ def runner_environ(assignment: Assignment, app_data: str | None = None) -> dict[
     return environ
 
 
+def model_folders(assignment: Assignment, app_data: str | None = None) -> list[str]:
+    """Where the runner's models and caches lie, as this process sees them too. ``app_data``: as ``runner_environ``."""
+    environ = runner_environ(assignment, app_data)
+    return list(dict.fromkeys(environ[name] for name in ("FAL_DATA_DIR", "HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME")))
+
+
+def start_message(assignment: Assignment) -> bytes:
+    """The runner's first message."""
+    from fal._runner.protocol import Start, encode
+
+    a = assignment
+    start = Start(
+        app=a.app,
+        entry_file=a.entry_file,
+        class_name=a.class_name,
+        bundle_dir=a.bundle_dir,
+        files_dir=a.files_dir,
+        revision=a.revision,
+        worker_id=a.worker_id,
+        machine_type=a.machine_type,
+        max_multiplexing=a.max_multiplexing,
+        cpu_fallback_for=a.cpu_fallback_for,
+        storage_hosts=list(a.storage_hosts),
+    )
+    return encode(start)
+
+
 class RunnerProcess:
     """A started runner: leader of its own process group, one socket of ours, two pipes for what it prints.
 
@@ -86,7 +117,7 @@ class RunnerProcess:
     Must be started from the main thread: the kernel's parent-death signal follows the thread (see process_tree).
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], control: socket.socket) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes] | AdoptedChild, control: socket.socket) -> None:
         self._popen = popen
         self.control = control
         self.pid = popen.pid
@@ -100,8 +131,7 @@ class RunnerProcess:
         Raises:
             OSError: the interpreter or the bundle's folder is not there.
         """
-        Path(assignment.files_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
-        (Path(assignment.home_dir) / ".cache").mkdir(parents=True, exist_ok=True)
+        _make_folders(assignment)
         ours, theirs = socket.socketpair()
         try:
             popen = subprocess.Popen(
@@ -124,6 +154,56 @@ class RunnerProcess:
             theirs.close()
         ours.setblocking(False)
         return cls(popen, ours)
+
+    @classmethod
+    def take_over(cls, assignment: Assignment, app_data: str | None, born_in: dict[str, str]) -> RunnerProcess:
+        """Turn the process that a zygote forked into the runner; its socket and pipes are open as INHERITED_FDS.
+
+        Args:
+            born_in: the namespaces that it and this process were born in; it is led into those of now.
+
+        Raises:
+            OSError: it has ended.
+        """
+        assert assignment.runner_pid is not None
+        control, output, errors = INHERITED_FDS
+        child = AdoptedChild(assignment.runner_pid, os.fdopen(output, "rb", 0), os.fdopen(errors, "rb", 0))
+        for descriptor in INHERITED_FDS:
+            os.set_inheritable(descriptor, False)
+        ours = socket.socket(fileno=control)
+        _make_folders(assignment)
+        word = {
+            "parent": os.getpid(),
+            "environ": runner_environ(assignment, app_data),
+            "cwd": assignment.sdk_dir,
+            "bundle_dir": assignment.bundle_dir,
+            "entry_file": assignment.entry_file,
+        }
+        text = json.dumps(word).encode()
+        namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in _namespaces_unlike(born_in)]
+        try:
+            socket.send_fds(ours, [len(text).to_bytes(4, "big")], namespaces)
+            ours.sendall(text)
+        except OSError:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+            ours.close()
+            raise
+        finally:
+            for descriptor in namespaces:
+                os.close(descriptor)
+        ours.setblocking(False)
+        return cls(child, ours)
+
+    def tell_start(self, start: bytes) -> None:
+        """Its first message, sent before anything else of ours is imported. A runner that has ended is noticed later.
+
+        The socket is empty still, so that it takes the message as a whole.
+        """
+        self.control.setblocking(True)
+        with contextlib.suppress(OSError):
+            self.control.sendall(start)
+        self.control.setblocking(False)
 
     def open_pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         """Its standard output and error."""
@@ -149,6 +229,16 @@ class RunnerProcess:
         if not self._buried:
             self._buried = self._popen.returncode is not None
             process_tree.kill_group(self.pid)
+
+
+def _make_folders(assignment: Assignment) -> None:
+    Path(assignment.files_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+    (Path(assignment.home_dir) / ".cache").mkdir(parents=True, exist_ok=True)
+
+
+def _namespaces_unlike(others: dict[str, str]) -> list[str]:
+    """Of the kinds that decide what a process sees of the file system, those in which ours are not ``others``."""
+    return [kind for kind, ours in process_tree.namespaces("self").items() if ours != others[kind]]
 
 
 def _between_fork_and_exec() -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from fal._runner.protocol import (
     FileSaved,
     GpuFault,
+    Hello,
+    Learned,
     Log,
     Message,
     Ping,
@@ -25,7 +27,6 @@ from fal._runner.protocol import (
     ResponseEnd,
     ResponseStart,
     Stage,
-    Start,
     StartFailed,
     ValueCall,
 )
@@ -59,11 +60,21 @@ class RunnerTalk:
 
     Args:
         gone: called once, with the reason, when the runner has ended and everything it said has been handled.
+        learned: called when the runner tells what its start has shown.
     """
 
-    def __init__(self, assignment: Assignment, runner: RunnerProcess, gone: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        runner: RunnerProcess,
+        gone: Callable[[str], None],
+        learned: Callable[[Learned], None],
+    ) -> None:
         self._runner = runner
         self._gone = gone
+        self._learned = learned
+        #: how the runner's process came to be: ``spawn`` or ``zygote``
+        self.start_kind = "spawn"
         self._loop = asyncio.get_running_loop()
         self._store: Store | None = None
         self._app = assignment.app
@@ -85,12 +96,11 @@ class RunnerTalk:
         self._pipes: list[PipeLines] = []
         self._pings = self._pongs = 0
 
-    async def begin(self, start: Start) -> None:
-        """Listen, and tell the runner what to load."""
+    async def begin(self) -> None:
+        """Listen. What to load has been told to the runner before."""
         process_tree.on_exit(self._runner.pid, self._runner.wait, self._exited, self._loop)
         self._link = await RunnerLink.connect(self._runner, self._receive, self._link_lost)
         self._link_open = True
-        self.send(start)
         for level, pipe in zip(("STDOUT", "STDERR"), self._runner.open_pipes(), strict=True):
             lines = PipeLines(self.logs, level)
             await self._loop.connect_read_pipe(partial(_same, lines), pipe)
@@ -150,6 +160,10 @@ class RunnerTalk:
             self.stages[message.name] = message.seconds
             self.stage = _NEXT_STAGE.get(message.name, self.stage)
             self.stage_ended.set()
+        elif isinstance(message, Hello):
+            self.start_kind = "zygote" if message.start_kind == "zygote" else "spawn"
+        elif isinstance(message, Learned):
+            self._learned(message)
         elif isinstance(message, Ready | StartFailed) and not self.started.done():
             self.started.set_result(message)
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from gpu_worker.inventory import GpuSource, gpu_source
 from gpu_worker.runner_process import passed_environ
 from scheduler.store import files_variables
+
+
+@dataclass(frozen=True)
+class ZygoteLimits:
+    """Bounds of one host's zygotes.
+
+    Args:
+        count: how many; 0 switches them off.
+        memory: bytes that all together may hold.
+        idle_seconds: one that no worker came from for so long ends.
+    """
+
+    count: int = 4
+    memory: int = 8 * 1024**3
+    idle_seconds: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,8 @@ class AgentSettings:
         stop_grace: how long workers may drain when the agent is stopped.
         ping_seconds: pause between two pings of a runner; three unanswered in a row mean that it hangs.
         files: where users' files are kept, by variable; empty: in the data folder.
+        log_level: of the agent's own lines on standard error.
+        zygotes: bounds of the processes that have imported ahead (see ``zygotes``).
     """
 
     redis_url: str
@@ -42,6 +62,8 @@ class AgentSettings:
     stop_grace: float = 40.0
     ping_seconds: float = 8.0
     files: Mapping[str, str] = field(default_factory=dict)
+    log_level: str = "INFO"
+    zygotes: ZygoteLimits = field(default_factory=ZygoteLimits)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> AgentSettings:
@@ -69,6 +91,12 @@ class AgentSettings:
             stop_grace=_seconds(environ, "KEEPWARM_STOP_GRACE", 40.0),
             ping_seconds=_seconds(environ, "KEEPWARM_PING_SECONDS", 8.0),
             files=files_variables(environ),
+            log_level=_level(environ.get("KEEPWARM_LOG_LEVEL", "INFO").upper()),
+            zygotes=ZygoteLimits(
+                count=_whole(environ, "KEEPWARM_ZYGOTES", ZygoteLimits.count),
+                memory=_whole(environ, "KEEPWARM_ZYGOTES_MAX_BYTES", _some_memory()),
+                idle_seconds=_seconds(environ, "KEEPWARM_ZYGOTE_IDLE_SECONDS", ZygoteLimits.idle_seconds),
+            ),
         )
 
 
@@ -77,6 +105,24 @@ def _own_sdk() -> str:
     import fal
 
     return os.path.dirname(os.path.dirname(os.path.abspath(fal.__file__)))
+
+
+def _level(name: str) -> str:
+    return name if name in logging.getLevelNamesMapping() else "INFO"
+
+
+def _some_memory() -> int:
+    """An eighth of this machine's memory."""
+    return psutil.virtual_memory().total // 8
+
+
+def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name)
+    if not text:
+        return default
+    if not text.strip().isdecimal():
+        raise ValueError(f"{name}={text!r} is not a whole number of 0 or more")
+    return int(text)
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:

@@ -10,9 +10,9 @@ import signal
 import sys
 from pathlib import Path
 
-from gpu_worker import app_data, process_tree
+from gpu_worker import app_data, lessons, process_tree, read_ahead
 from gpu_worker.assignment import Assignment
-from gpu_worker.runner_process import RunnerProcess
+from gpu_worker.runner_process import RunnerProcess, model_folders, start_message
 
 #: Exit status when not even the runner's process could be started.
 EXIT_NO_RUNNER = 4
@@ -26,12 +26,16 @@ def main() -> int:
     assignment = Assignment.from_json(sys.stdin.buffer.read())
     if os.getppid() != assignment.parent_pid:
         return EXIT_NO_RUNNER  # the agent died before the kernel knew that we want to hear of it
-    seen_at, warning = _show_app_data(assignment)
+    born_in = process_tree.namespaces("self") if assignment.runner_pid is not None else {}
+    seen_at, warning = show_app_data(assignment)
+    folders = model_folders(assignment, seen_at)
     try:
-        runner = RunnerProcess.start(assignment, seen_at)
+        runner = _take_over(assignment, seen_at, born_in) or RunnerProcess.start(assignment, seen_at)
     except OSError as error:
         print(f"worker {assignment.worker_id}: its runner cannot be started: {error}", file=sys.stderr, flush=True)
         return EXIT_NO_RUNNER
+    runner.tell_start(start_message(assignment))
+    read_ahead.begin(lessons.read(assignment.lessons_file).files, folders)
 
     import asyncio
 
@@ -40,19 +44,30 @@ def main() -> int:
     from gpu_worker.worker_life import Worker
 
     async def live() -> int:
-        return await Worker(assignment, runner, warning).run()
+        return await Worker(assignment, runner, folders, warning).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         return loop.run(live())
 
 
-def _show_app_data(assignment: Assignment) -> tuple[str | None, str | None]:
+def _take_over(assignment: Assignment, seen_at: str | None, born_in: dict[str, str]) -> RunnerProcess | None:
+    """The runner that a zygote has forked for us; None when there is none (any more)."""
+    if assignment.runner_pid is None:
+        return None
+    try:
+        return RunnerProcess.take_over(assignment, seen_at, born_in)
+    except OSError as error:
+        print(f"worker {assignment.worker_id}: the forked runner has ended: {error}", file=sys.stderr, flush=True)
+        return None
+
+
+def show_app_data(assignment: Assignment) -> tuple[str | None, str | None]:
     """Where the runner sees the apps' folder, and what its log says when that is not ``/data``."""
     folder, data = Path(assignment.home_dir), Path(assignment.data_dir)
     needed = (data, Path(assignment.python), Path(assignment.bundle_dir), Path(assignment.sdk_dir))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        app_data.show(folder, data / "view", needed)
+        app_data.show(folder, data / "view", needed, afresh=assignment.in_zygotes_room)
     except (app_data.CannotShow, OSError) as error:
         seen, shown = app_data.SEEN_AT, "fal.toolkit.FAL_PERSISTENT_DIR"
         return None, f"{seen} cannot be shown to apps on this host ({error}); {shown} is {folder}"

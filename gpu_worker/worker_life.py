@@ -13,12 +13,14 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from fal._runner.protocol import Ready, Start, StartFailed
+from fal._runner.protocol import Learned, Ready, StartFailed
 
-from gpu_worker import outcomes, process_tree
+from gpu_worker import lessons, outcomes, process_tree, read_ahead
 from gpu_worker.assignment import Assignment
 from gpu_worker.flight import Ending
 from gpu_worker.gpu_usage import GpuUsage, ram_usage, usage_source
@@ -50,15 +52,19 @@ class Worker:
 
     Args:
         assignment: what was ordered.
-        runner: its process, started and told nothing yet.
+        runner: its process, started and told what to load.
+        folders: where models lie that the next start may read ahead.
         warning: a first line for the app's log.
     """
 
-    def __init__(self, assignment: Assignment, runner: RunnerProcess, warning: str | None = None) -> None:
+    def __init__(
+        self, assignment: Assignment, runner: RunnerProcess, folders: Sequence[str] = (), warning: str | None = None
+    ) -> None:
         self._a = assignment
         self._runner = runner
         self._loop = asyncio.get_running_loop()
-        self._talk = RunnerTalk(assignment, runner, self._runner_gone)
+        self._talk = RunnerTalk(assignment, runner, self._runner_gone, self._learned)
+        self._folders = folders
         if warning is not None:
             self._talk.logs.add("WARN", warning)
         self._news = asyncio.Event()  # a stop was asked for, the runner is ready or has ended
@@ -78,7 +84,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.stop, "drain", "its host stops")
         try:
-            await self._talk.begin(self._start_message())
+            await self._talk.begin()
             store = await Store.connect(self._a.redis_url, Path(self._a.data_dir), files=self._a.files)
             try:
                 await self._live(store)
@@ -177,7 +183,13 @@ class Worker:
         stages["total"] = self._ready_at - a.ordered_at
         await asyncio.gather(
             store.workers.update(
-                a.app, a.worker_id, state=WorkerState.IDLE, ready=True, stages=stages, device=ready.device
+                a.app,
+                a.worker_id,
+                state=WorkerState.IDLE,
+                ready=True,
+                stages=stages,
+                device=ready.device,
+                start_kind=self._talk.start_kind,
             ),
             store.apps.startup_succeeded(a.app, a.revision, ready.openapi, stages),
         )
@@ -193,8 +205,16 @@ class Worker:
     def _during(self) -> str:
         return {"boot": "while Python started", "import": "during import"}.get(self._talk.stage, "during setup()")
 
+    def _learned(self, message: Learned) -> None:
+        """Keep it for the next start; in a thread, for the disk may be slow and requests are waiting."""
+        forked = self._talk.start_kind == "zygote"
+        self._loop.run_in_executor(None, _keep_lessons, self._a, message, self._folders, forked)
+
     async def _start_failed(self, store: Store, error: str, details: str) -> None:
         self.stop("kill", error)
+        if self._talk.start_kind == "zygote" and self._a.lessons_file is not None:
+            with contextlib.suppress(OSError):
+                lessons.write(self._a.lessons_file, replace(lessons.read(self._a.lessons_file), doubted=True))
         self._why = error  # the runner's exit may have been seen first; this says more
         for line in details.splitlines():
             self._talk.logs.add("ERROR", line)
@@ -341,28 +361,27 @@ class Worker:
 
     # --- what others are told -----------------------------------------------------------------------------------------
 
-    def _start_message(self) -> Start:
-        a = self._a
-        return Start(
-            app=a.app,
-            entry_file=a.entry_file,
-            class_name=a.class_name,
-            bundle_dir=a.bundle_dir,
-            files_dir=a.files_dir,
-            revision=a.revision,
-            worker_id=a.worker_id,
-            machine_type=a.machine_type,
-            max_multiplexing=a.max_multiplexing,
-            cpu_fallback_for=a.cpu_fallback_for,
-            storage_hosts=list(a.storage_hosts),
-        )
-
     def _card(self) -> str:
         return f"{os.uname().nodename}:{','.join(map(str, self._a.gpu_ids))}"
 
     def _limits(self) -> Limits:
         rules = RetryRules(frozenset(self._a.skip_retry_conditions), self._a.retry_config)
         return Limits(max(1, self._a.max_multiplexing), self._a.request_timeout, rules, self._a.cancel_grace)
+
+
+def _keep_lessons(assignment: Assignment, learned: Learned, folders: Sequence[str], forked: bool) -> None:
+    file = assignment.lessons_file
+    if file is None:
+        return
+    known = lessons.read(file)
+    files = read_ahead.worth_reading(learned.files[: lessons.MAX_FILES], folders)
+    fallback = assignment.cpu_fallback_for
+    after = lessons.after_start(known, learned.modules, files, cpu_fallback_for=fallback, forked=forked)
+    with contextlib.suppress(OSError):
+        if after == known:
+            os.utime(file)
+        else:
+            lessons.write(file, after)
 
 
 _STAGES = {"import": "import", "setup": "setup()"}

@@ -62,6 +62,7 @@ def main() -> None:
 )
 @click.option("--cpu-fallback", is_flag=True, help="Let this machine's CPU stand in for GPU types: slow, and says so.")
 @click.option("--offer", default=None, metavar="TYPE=N", help="Machine types this host serves, e.g. GPU-A100=2.")
+@click.option("--no-zygote", is_flag=True, help="Start every worker from nothing: no process imports ahead.")
 @click.option("--ephemeral", is_flag=True, help="Leave as soon as no `fal run` is left.")
 def up(
     host: str,
@@ -73,6 +74,7 @@ def up(
     tls: bool,
     fsync: Any,
     cpu_fallback: bool,
+    no_zygote: bool,
     offer: str | None,
     ephemeral: bool,
 ) -> None:
@@ -95,6 +97,7 @@ def up(
         redis_url=redis_url or os.environ.get("KEEPWARM_REDIS_URL"),
         public_url=public_url.rstrip("/") if public_url else os.environ.get("KEEPWARM_PUBLIC_URL"),
         cpu_fallback=cpu_fallback or os.environ.get("KEEPWARM_CPU_FALLBACK") == "1",
+        zygotes=not no_zygote,
         offer=offer or os.environ.get("KEEPWARM_OFFER"),
         ephemeral=ephemeral,
         tls=tls,

@@ -50,6 +50,7 @@ class Options:
     redis_url: str | None = None
     public_url: str | None = None
     cpu_fallback: bool = False
+    zygotes: bool = True
     offer: str | None = None
     ephemeral: bool = False
     tls: bool = False
@@ -213,6 +214,8 @@ class Platform:
             environ["KEEPWARM_RUNNER_ENV"] = ",".join(filter(None, (passed, *_ROOTS_VARIABLES)))
         if options.cpu_fallback:
             environ["KEEPWARM_CPU_FALLBACK"] = "1"
+        if not options.zygotes:
+            environ["KEEPWARM_ZYGOTES"] = "0"
         if options.offer:
             environ["KEEPWARM_OFFER"] = options.offer
         # Bytecode makes every later start 2.7 times as fast; a container image may have switched it off.

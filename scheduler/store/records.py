@@ -276,6 +276,7 @@ class EnvironmentRecord:
 class WorkerRecord:
     """A worker. ``stages`` maps a start stage to seconds. ``beat_at_ms`` is its last sign of life.
 
+    ``start_kind``: ``zygote`` when its runner was forked, ``spawn`` when started plainly; None before it is ready.
     ``idle_since_ms``: when its last request ended or it became ready; None while it has work or is not ready.
     ``leftover``: slots still taken by code whose request has ended without it (cancelled, lease lost).
     ``gpu_memory_mb``: MiB that it was given of each of its GPUs; 0: they are all its own. ``retiring``: why it should
@@ -303,6 +304,7 @@ class WorkerRecord:
     stages: dict[str, float] = field(default_factory=dict)
     gpu_memory_mb: int = 0
     retiring: str | None = None
+    start_kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,12 +76,14 @@ class Workers:
         device: str | None = None,
         ready: bool = False,
         retiring: str | None = None,
+        start_kind: str | None = None,
     ) -> bool:
         """The supervisor tells how far its worker is; a change of state wakes the scheduler.
 
         Args:
             stages: seconds of the start's stages so far. ready: the runner takes requests from now on.
             retiring: why another worker should take its place.
+            start_kind: how its process came to be, ``zygote`` or ``spawn``.
 
         Returns:
             False when the record is gone: the worker must stop.
@@ -95,6 +97,8 @@ class Workers:
             rest += ["device", device]
         if retiring is not None:
             rest += ["retiring", retiring]
+        if start_kind is not None:
+            rest += ["start_kind", start_kind]
         done = await SCRIPTS["update_worker"](
             self._redis, app, worker_id=worker_id, state=state or "", ready="1" if ready else "", rest=rest
         )
@@ -186,4 +190,5 @@ def worker_record(app: str, fields: dict[str, str]) -> WorkerRecord:
         stages=orjson.loads(fields.get("stages") or "{}"),
         gpu_memory_mb=int(fields.get("gpu_memory", "0")),
         retiring=fields.get("retiring") or None,
+        start_kind=fields.get("start_kind") or None,
     )

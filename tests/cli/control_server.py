@@ -186,7 +186,13 @@ class ControlServer:
 
     async def _workers(self, request: Request) -> Response:
         worker = {"worker_id": "w1", "app": _name(request), "state": "IDLE", "machine_type": "S", "host": "here"}
-        return JSONResponse({"items": [worker | {"stages": {"fork": 0.1, "setup": 1.25, "total": 1.4}, "served": 3}]})
+        return JSONResponse(
+            {
+                "items": [
+                    worker | {"stages": {"fork": 0.1, "setup": 1.25, "total": 1.4}, "start_kind": "zygote", "served": 3}
+                ]
+            }
+        )
 
     async def _revisions(self, request: Request) -> Response:
         app = _name(request)

@@ -87,7 +87,7 @@ def test_delete(fal: Fal, deployed: ControlServer) -> None:
 
 def test_runners(fal: Fal, deployed: ControlServer) -> None:
     shown = fal("runners", "list", "hello").stdout
-    assert all(part in shown for part in ("w1", "IDLE", "1.4 s (fork 0.1, setup 1.2)"))
+    assert all(part in shown for part in ("w1", "IDLE", "1.4 s (zygote; fork 0.1, setup 1.2)"))
     assert json.loads(fal("apps", "runners", "hello", "--json").stdout)[0]["worker_id"] == "w1"
 
 

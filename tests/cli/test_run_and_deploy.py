@@ -113,7 +113,7 @@ def test_run_until_a_signal(control: ControlServer, start: Callable[..., Process
     control.session_log = [{"id": "1-0", "at": 1735787047.0, "level": "stdout", "message": "call 1: shown to me"}]
     running = start("run", "app.py::Greeter")
     running.wait_for("call 1: shown to me")
-    running.wait_for("runner w1 is ready after 1.4 s (fork 0.1, setup 1.2)")
+    running.wait_for("runner w1 is ready after 1.4 s (zygote; fork 0.1, setup 1.2)")
     assert running.end(number) == 0, running.output
     base = f"{control.url}/{URL}"
     assert f"Access your exposed service at {base}" in running.lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -27,18 +28,23 @@ from fal._runner.protocol import (
     encode,
 )
 
+from gpu_worker import process_tree
+from tests.support.adopted import Adopted
+
 M = TypeVar("M", bound=Message)
 SDK = Path(fal.__file__).parents[1]
 BASE_URL = "http://platform.test:8000"
 #: The runner's interpreter; another one than the tests' own in test_pythons.
 PYTHON = os.environ.get("KEEPWARM_TEST_RUNNER_PYTHON", sys.executable)
+#: Every runner of the tests is then forked from a zygote: the whole folder must pass both ways.
+STARTS_FROM_ZYGOTES = os.environ.get("KEEPWARM_TESTS_START") == "zygote"
 
 
 @dataclass
 class Runner:
     """A runner process and everything that it has said."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Adopted
     sock: socket.socket
     files_dir: Path
     heard: list[Message] = field(default_factory=list)
@@ -121,6 +127,10 @@ def spawn(folder: Path, *, python: str = PYTHON, environment: dict[str, str] | N
     ours, theirs = socket.socketpair()
     (folder / "files").mkdir(exist_ok=True)
     env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(SDK), "FAL_DATA_DIR": str(folder / "data")}
+    if STARTS_FROM_ZYGOTES:
+        theirs.close()
+        ours.close()
+        return fork(folder, python, {**env, **(environment or {})})
     process = subprocess.Popen(
         [python, "-m", "fal._runner", "--fd", str(theirs.fileno())],
         cwd=folder,
@@ -132,6 +142,49 @@ def spawn(folder: Path, *, python: str = PYTHON, environment: dict[str, str] | N
     theirs.close()
     runner = Runner(process, ours, folder / "files")
     runner.expect(Hello)
+    return runner
+
+
+def fork(folder: Path, python: str, environ: dict[str, str], *modules: str) -> Runner:
+    """The same, forked from a zygote that has imported ``modules``; ours to wait for, as its supervisor's parent is."""
+    process_tree.adopt_orphans()
+    (folder / "bundle").mkdir(exist_ok=True)
+    lessons = folder / "lessons.json"
+    lessons.write_text(json.dumps({"modules": modules}))
+    agent, zygotes = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    popen = subprocess.Popen(
+        [python, "-m", "fal._runner", "--zygote", str(zygotes.fileno()), str(lessons)],
+        cwd=folder,
+        env=environ,
+        pass_fds=[zygotes.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    zygotes.close()
+    agent.settimeout(60)
+    assert "ready" in json.loads(agent.recv(65536))
+    ours, theirs = socket.socketpair()
+    (output, output_end), (errors, errors_end), (report, report_end) = os.pipe(), os.pipe(), os.pipe()
+    # In the supervisor's place stands a program that ends at once and leaves the runner to us.
+    order = {"parent": os.getpid(), "command": ["/bin/true"], "environ": {}, "cwd": "/", "oom_score_adj": 0}
+    given = [0, 1, 2, ours.fileno(), output, errors, theirs.fileno(), output_end, errors_end, report_end]
+    socket.send_fds(agent, [json.dumps(order).encode()], given)
+    theirs.close()
+    for descriptor in (output_end, errors_end, report_end):
+        os.close(descriptor)
+    with open(report, "rb") as told:
+        supervisor = Adopted(int(told.read().removeprefix(b"born: ")))
+    assert supervisor.wait() == 0
+    agent.close()
+    popen.wait()
+    word = {"parent": os.getpid(), "environ": environ, "cwd": str(folder), "bundle_dir": str(folder / "bundle")}
+    text = json.dumps({**word, "entry_file": "app.py"}).encode()
+    ours.sendall(len(text).to_bytes(4, "big") + text)
+    process = Adopted(-1, open(output, "rb", 0), open(errors, "rb", 0))  # noqa: SIM115 - closed with the runner
+    runner = Runner(process, ours, folder / "files")
+    hello = runner.expect(Hello)
+    assert hello.start_kind == "zygote"
+    process.pid = hello.pid
     return runner
 
 

@@ -25,9 +25,13 @@ from fal._spec import AppSpec, BundleFile, EnvironmentSpec
 
 from envbuilder import BuildSettings, Environment
 from envbuilder.shelf import write_mark
+from gpu_worker import lessons, process_tree
+from gpu_worker.assignment import Assignment
 from gpu_worker.leftovers import supervisor_command
 from gpu_worker.preparation import prepare
 from gpu_worker.settings import AgentSettings
+from gpu_worker.zygote_process import Newborn
+from gpu_worker.zygotes import Zygotes
 from scheduler.store import Store
 from scheduler.store.records import (
     LogEntry,
@@ -39,10 +43,13 @@ from scheduler.store.records import (
     WorkerRecord,
     WorkerState,
 )
+from tests.support.adopted import Adopted
 from tests.support.waiting import await_until
 
 ENVIRONMENT_KEY = "prepared"
 BASE_URL = "http://platform.test:8000"
+#: Every worker of the tests is then born to a zygote: the whole folder must pass both ways.
+STARTS_FROM_ZYGOTES = os.environ.get("KEEPWARM_TESTS_START") == "zygote"
 
 
 def prepare_environment(folder: Path) -> None:
@@ -65,7 +72,8 @@ class Stage:
         self.store = store
         self.settings = settings
         self.builds = BuildSettings.from_env({"KEEPWARM_DATA": str(settings.data_dir)})
-        self.supervisors: dict[str, subprocess.Popen[bytes]] = {}
+        self.supervisors: dict[str, subprocess.Popen[bytes] | Adopted] = {}
+        self.zygotes = Zygotes(settings.zygotes, self.builds)
         self.held = ExitStack()
         #: command in front of each supervisor's own; it must end in exec
         self.in_front: tuple[str, ...] = ()
@@ -115,7 +123,10 @@ class Stage:
     async def launch(self, worker: WorkerRecord) -> None:
         """Start the supervisor of a worker that was placed."""
         assignment = await prepare(self.store, worker, self.settings, self.builds, self.held)
-        self._launch(worker.worker_id, assignment.to_json())
+        if STARTS_FROM_ZYGOTES and not self.in_front:
+            await self.launch_from_zygote(assignment)
+        else:
+            self._launch(worker.worker_id, assignment.to_json())
 
     def _launch(self, worker_id: str, assignment: bytes) -> None:
         command = supervisor_command(self.settings, worker_id)
@@ -124,6 +135,33 @@ class Stage:
         popen.stdin.write(assignment)
         popen.stdin.close()
         self.supervisors[worker_id] = popen
+
+    async def launch_from_zygote(self, assignment: Assignment, *modules: str) -> None:
+        """The same by way of a zygote that has imported ``modules``, which is started if there is none yet."""
+        process_tree.adopt_orphans()
+
+        async def born() -> Newborn | None:
+            """A busy machine may take longer than a zygote is waited for; then there is a new one."""
+            await self._prepare_zygote(assignment, modules)
+            return await self.zygotes.bear(
+                assignment, supervisor_command(self.settings, assignment.worker_id), dict(os.environ)
+            )
+
+        newborn = await await_until(born, "a worker is born", timeout=60.0)
+        assert newborn is not None
+        self.supervisors[assignment.worker_id] = Adopted(newborn.supervisor.pid)
+        newborn.assign(assignment)
+
+    async def _prepare_zygote(self, assignment: Assignment, modules: tuple[str, ...]) -> None:
+        assert assignment.lessons_file is not None
+        known = lessons.read(assignment.lessons_file)
+        together = tuple(dict.fromkeys((*known.modules, "fastapi", *modules)))
+        lessons.write(assignment.lessons_file, replace(known, modules=together))
+        await await_until(lambda: self._zygote_is_ready(assignment), "the zygote is ready", interval=0.02)
+
+    async def _zygote_is_ready(self, assignment: Assignment) -> bool:
+        self.zygotes.look([assignment])
+        return self.zygotes.can_bear(assignment)
 
     async def start_ready(self, app: str) -> WorkerRecord:
         """The same, waiting until it takes requests."""
@@ -210,6 +248,7 @@ class Stage:
         return entry
 
     def end(self) -> None:
+        self.zygotes.close()
         self.held.close()
         for popen in self.supervisors.values():
             with contextlib.suppress(psutil.Error):
@@ -236,11 +275,14 @@ async def stage(redis_url: str, data_dir: Path, **changes: Any) -> AsyncIterator
 
 
 @contextlib.contextmanager
-def agent(stage: Stage, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A host agent process on the stage; killed with everything below it at the end if it still runs."""
+def agent(stage: Stage, *in_front: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A host agent process on the stage; killed with everything below it at the end if it still runs.
+
+    ``in_front``: a command in front of its own; it must end in exec.
+    """
     settings = stage.settings
     popen = subprocess.Popen(
-        [sys.executable, "-P", "-m", "gpu_worker"],
+        [*in_front, sys.executable, "-P", "-m", "gpu_worker"],
         env={
             **os.environ,
             "KEEPWARM_REDIS_URL": settings.redis_url,

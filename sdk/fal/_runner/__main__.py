@@ -1,4 +1,7 @@
-"""``python -m fal._runner --fd N``: runs one app; ``N`` is the inherited end of a socketpair to the supervisor."""
+"""``python -m fal._runner --fd N``: runs one app; ``N`` is the inherited end of a socketpair to the supervisor.
+
+With ``--zygote`` it runs none, but forks those that do (see ``zygote``).
+"""
 
 from __future__ import annotations
 

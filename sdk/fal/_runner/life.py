@@ -22,6 +22,7 @@ from fal._runner import cuda_on_cpu
 from fal._runner.channel import Channel
 from fal._runner.errors import LoadError
 from fal._runner.files import PlatformFiles
+from fal._runner.lessons import Lessons
 from fal._runner.loop import new_loop
 from fal._runner.output import Output, user_frames
 from fal._runner.protocol import Headers, Message, Ready, Stage, Start, StartFailed
@@ -43,10 +44,13 @@ class Life:
         start: what to load.
         channel: to the supervisor; its messages must be given to ``receive`` and its loss to ``lost``.
         output: the streams of user code.
+        born: when a forked process was told what to be, on the monotonic clock; None: with the process itself.
     """
 
-    def __init__(self, start: Start, channel: Channel, output: Output) -> None:
+    def __init__(self, start: Start, channel: Channel, output: Output, born: float | None = None) -> None:
         self._start = start
+        self._born = born
+        self._lessons = Lessons(start.bundle_dir)
         self._channel = channel
         self._output = output
         self._files = PlatformFiles(channel, start.files_dir, start.storage_hosts)
@@ -68,7 +72,8 @@ class Life:
             import fal._routes  # noqa: F401 - fastapi, before the bundle is on the path and before the user's file
         except ImportError as error:
             return self._failed("import", error)
-        self._channel.send(Stage("boot", seconds_since_process_start()))
+        booted = seconds_since_process_start() if self._born is None else time.monotonic() - self._born
+        self._channel.send(Stage("boot", booted))
         began = time.perf_counter()
         try:
             if self._start.cpu_fallback_for:
@@ -141,6 +146,7 @@ class Life:
         ready = Ready(_openapi_text(app, self._output), self._instance.get_endpoints(), self._device())
         self._channel.attach(self._loop)
         self._channel.send(ready)
+        self._channel.send(self._lessons.all())
 
     def receive(self, message: Message) -> None:
         """One message from the supervisor, on the loop."""

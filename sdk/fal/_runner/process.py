@@ -6,6 +6,7 @@ import atexit
 import faulthandler
 import os
 import socket
+import time
 
 from fal._runner.channel import Channel
 from fal._runner.life import EXIT_OK, Life, python_version
@@ -14,7 +15,9 @@ from fal._runner.protocol import PROTOCOL_VERSION, Hello, Log, Message, Start
 
 
 class _Process:
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, start_kind: str, born: float | None) -> None:
+        self._start_kind = start_kind
+        self._born = born
         self.life: Life | None = None
         self.channel = Channel(socket.socket(fileno=fd), self._receive, self._lost)
         self.output = Output(self._log, lambda: self.channel.is_foreign)
@@ -31,7 +34,7 @@ class _Process:
             self.life.lost()
 
     def run(self) -> int:
-        self.channel.send(Hello(PROTOCOL_VERSION, python_version(), os.getpid()))
+        self.channel.send(Hello(PROTOCOL_VERSION, python_version(), os.getpid(), self._start_kind))
         first = self.channel.wait_for_first()
         if first is None:
             return EXIT_OK
@@ -40,17 +43,26 @@ class _Process:
         self.output.install()
         faulthandler.enable(file=2)  # a crash in native code leaves its Python traceback on the raw pipe
         self.channel.watch()
-        self.life = Life(first, self.channel, self.output)
+        self.life = Life(first, self.channel, self.output, self._born)
         code = self.life.run()
         self.channel.drain()
         return code
 
 
 def main(arguments: list[str]) -> None:
-    """Run one app and leave with its exit code."""
+    """Run one app and leave with its exit code; or be a zygote, and do so in each process that it forks."""
+    start_kind, born = "spawn", None
+    if len(arguments) == 3 and arguments[0] == "--zygote" and arguments[1].isdigit():
+        from fal._runner import newborn, zygote
+
+        birth = zygote.serve(int(arguments[1]), arguments[2])
+        if birth is None:
+            os._exit(EXIT_OK)
+        arguments = newborn.settle(birth)
+        start_kind, born = "zygote", time.monotonic()
     if len(arguments) != 2 or arguments[0] != "--fd" or not arguments[1].isdigit():
         raise SystemExit("usage: python -m fal._runner --fd N (started by the platform, not by hand)")
-    code = _Process(int(arguments[1])).run()
+    code = _Process(int(arguments[1]), start_kind, born).run()
     # An ordinary exit would first wait for threads of user code, which may never end.
     atexit._run_exitfuncs()
     os._exit(code)

@@ -116,12 +116,13 @@ class ValueReply(Message):
 
 @dataclass(slots=True)
 class Hello(Message):
-    """Sent at once, before user code is touched."""
+    """Sent at once, before user code is touched. ``start_kind``: ``spawn``, or ``zygote`` for a forked process."""
 
     tag: ClassVar[str] = "hello"
     protocol_version: int
     python: str
     pid: int
+    start_kind: str = "spawn"
 
 
 @dataclass(slots=True)
@@ -141,6 +142,20 @@ class Ready(Message):
     openapi: str
     endpoints: list[str]
     device: str = "cpu"
+
+
+@dataclass(slots=True)
+class Learned(Message):
+    """Sent once, after Ready: what would make the app's next start quicker.
+
+    ``modules``: those of the environment that are loaded by now, in the order of their import, up to the moment at
+    which the app's own code set an environment variable: later ones may have read it.
+    ``files``: those that Python code opened below the folders where apps keep their models.
+    """
+
+    tag: ClassVar[str] = "learned"
+    modules: list[str]
+    files: list[str]
 
 
 @dataclass(slots=True)
@@ -262,8 +277,8 @@ class Pong(Message):
 
 _ALL: tuple[type[Message], ...] = (
     Start, Request, Cancel, Credit, Ping, ValueReply,
-    Hello, Stage, Ready, StartFailed, Response, ResponseStart, ResponseChunk, ResponseEnd, GpuFault, Log, FileSaved,
-    ValueCall, Pong,
+    Hello, Stage, Ready, Learned, StartFailed, Response, ResponseStart, ResponseChunk, ResponseEnd, GpuFault, Log,
+    FileSaved, ValueCall, Pong,
 )  # fmt: skip
 _BY_TAG: dict[str, type[Message]] = {cls.tag: cls for cls in _ALL}
 _FIELDS: dict[type[Message], tuple[str, ...]] = {cls: tuple(f.name for f in fields(cls)) for cls in _ALL}

@@ -90,9 +90,10 @@ def _reason(worker: dict[str, Any]) -> str:
 
 
 def start_times(worker: dict[str, Any]) -> str:
-    """`` after 2.4 s (import 0.3, setup 1.9)``; empty when nothing was measured."""
+    """`` after 2.4 s (zygote; import 0.3, setup 1.9)``; empty when nothing was measured."""
     stages = {k: v for k, v in (worker.get("stages") or {}).items() if isinstance(v, (int, float))}
     total = stages.pop("total", None)
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items() if seconds >= 0.05)
     text = f" after {total:.1f} s" if total is not None else ""
-    return text + (f" ({parts})" if parts else "")
+    details = "; ".join(part for part in (worker.get("start_kind"), parts) if part)
+    return text + (f" ({details})" if details else "")
