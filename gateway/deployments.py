@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from fal import _offers
-from fal._limits import is_app_name
+from fal._limits import APP_NAME_RULE, env_of, is_app_name, name_in_env
 from fal._spec import AppSpec, BundleFile, EnvironmentSpec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -66,6 +66,7 @@ class Deployments:
         refusal = _offers.refusal(spec.machine_types, hosts, spec.num_gpus, spec.gpu_memory_mb)
         if refusal is not None:
             raise Refusal(409, refusal)
+        spec = await self._in_env(spec, caller.owner)
         if ephemeral:
             # The name is the only thing that keeps a public app private to those who were told it.
             spec = replace(spec, name=replaced or str(uuid.uuid4()), auth=spec.auth or "public")
@@ -88,6 +89,7 @@ class Deployments:
                 "environment_key": revision.environment_key,
                 "state": revision.state.value,
                 "urls": {**urls, "endpoints": wire.endpoints(revision, urls)},
+                "missing_secrets": await self._missing_secrets(caller.owner, spec),
             },
             201,
         )
@@ -109,6 +111,27 @@ class Deployments:
         if alias is None or not alias.ephemeral:
             raise Refusal(404, f'There is no ephemeral app "{app[:80]}"; its "fal run" may have ended.')
         return name
+
+    async def _in_env(self, spec: AppSpec, owner: str) -> AppSpec:
+        """The spec under the name that it has in its named environment.
+
+        Raises:
+            Refusal: 404 when there is no such environment, 400 when an app of another one would be named like that.
+        """
+        envs = self._store.named_environments
+        if not await envs.exists(owner, spec.env):
+            raise await self._control.no_env(owner, spec.env)
+        name = name_in_env(spec.name, spec.env)
+        if not is_app_name(name):
+            raise bad_request(f"App name {name!r}: use {APP_NAME_RULE}.")
+        if (other := env_of(name)) != spec.env and await envs.exists(owner, other):
+            raise bad_request(f"Apps of the environment {other!r} are named like {name!r}; deploy with --env {other}.")
+        return replace(spec, name=name)
+
+    async def _missing_secrets(self, owner: str, spec: AppSpec) -> list[str]:
+        """Those that the app lists and nobody has set."""
+        known = {secret.name for secret in await self._store.secrets.list(owner, spec.env)}
+        return [name for name in spec.secrets or () if name not in known]
 
     async def _built_anew(self, app: str, environment: EnvironmentSpec) -> str:
         """Which of the environments of these inputs the app uses already: a deploy does not go back to an older one."""

@@ -24,10 +24,12 @@ from scheduler.store.records import (
     EnvironmentRecord,
     HostRecord,
     LogEntry,
+    NamedEnvironmentRecord,
     Outcome,
     RequestRecord,
     RequestState,
     RevisionRecord,
+    SecretRecord,
     Submitted,
     WorkerRecord,
 )
@@ -304,6 +306,16 @@ def host(record: HostRecord) -> Json:
         "cpus": record.cpus,
         "memory_mb": record.memory_mb,
     }
+
+
+def secret(record: SecretRecord) -> Json:
+    """A secret, of which nobody is told more."""
+    return {"name": record.name, "exposed": record.exposed, "updated_at": _iso_ms(record.updated_at_ms)}
+
+
+def named_environment(record: NamedEnvironmentRecord) -> Json:
+    """A named environment."""
+    return {"name": record.name, "description": record.description, "created_at": _iso_ms(record.created_at_ms)}
 
 
 def key(record: ApiKeyRecord) -> Json:

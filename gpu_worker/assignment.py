@@ -27,6 +27,7 @@ class Assignment:
         storage_hosts: the platform's own addresses, which downloads may reach though they are private.
         stages: what has been measured so far, by stage name.
         files: where users' files are kept, by variable; empty: in the data folder.
+        secrets: variables that the app gets once it runs; its log does not show their values.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
         simulated_gpus: the cards are not there; RAM stands for their memory.
         recycle_after_requests, recycle_after_seconds, recycle_above_mb: as ``AppSpec``.
@@ -66,6 +67,7 @@ class Assignment:
     recycle_after_requests: int = 0
     recycle_after_seconds: float = 0
     recycle_above_mb: int = 0
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

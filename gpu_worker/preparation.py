@@ -10,6 +10,7 @@ import json
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ async def prepare(
 
     Raises:
         EnvironmentMissing: it has to be built (again).
-        CannotStart: no such revision, or its files are not in the store.
+        CannotStart: no such revision, its files are not in the store, or its secrets cannot be unsealed.
         StoreUnavailable: Redis does not answer.
     """
     began = time.monotonic()
@@ -61,7 +62,17 @@ async def prepare(
         bundle = await asyncio.to_thread(store.bundles.materialise, revision.bundle_hash, revision.files)
     except (OSError, ValueError, KeyError, StoreFull) as error:
         raise CannotStart(f"the files of revision {worker.revision} cannot be laid out: {error}") from error
-    return _assignment(worker, revision, environment, bundle, settings, began)
+    secrets = await _secrets(store, revision)
+    return replace(_assignment(worker, revision, environment, bundle, settings, began), secrets=secrets)
+
+
+async def _secrets(store: Store, revision: RevisionRecord) -> dict[str, str]:
+    """As they are now: a worker that starts later may get others."""
+    owner = revision.app.partition("/")[0]
+    try:
+        return await store.secrets.values(owner, revision.spec.env, revision.spec.secrets)
+    except (OSError, ValueError) as error:
+        raise CannotStart(str(error)) from error
 
 
 def _assignment(

@@ -194,6 +194,7 @@ class Worker:
         return {"boot": "while Python started", "import": "during import"}.get(self._talk.stage, "during setup()")
 
     async def _start_failed(self, store: Store, error: str, details: str) -> None:
+        error = self._talk.logs.masked(error)  # it goes to callers and is kept with the revision
         self.stop("kill", error)
         self._why = error  # the runner's exit may have been seen first; this says more
         for line in details.splitlines():
@@ -355,6 +356,7 @@ class Worker:
             max_multiplexing=a.max_multiplexing,
             cpu_fallback_for=a.cpu_fallback_for,
             storage_hosts=list(a.storage_hosts),
+            secrets=dict(a.secrets),
         )
 
     def _card(self) -> str:

@@ -35,10 +35,12 @@ from .leadership import Leadership
 from .letters import Letters
 from .local_files import LocalFileStore
 from .logs import Logs
+from .named_environments import NamedEnvironments
 from .object_files import ObjectFileStore, files_variables
 from .outbox import Outbox
 from .requests import Requests
 from .scripts import load_into
+from .secrets import Secrets
 from .services import Services
 from .subscriptions import Subscriber, Subscription
 from .uploads import UploadStore
@@ -63,11 +65,13 @@ __all__ = [
     "Lifecycle",
     "LocalFileStore",
     "Logs",
+    "NamedEnvironments",
     "NotFound",
     "ObjectFileStore",
     "Outbox",
     "QueueFull",
     "Requests",
+    "Secrets",
     "Services",
     "StaleLeader",
     "Store",
@@ -123,6 +127,8 @@ class Store:
         self.environments = Environments(redis, subscriber)
         self.keys = ApiKeys(redis)
         self.values = Values(redis)
+        self.secrets = Secrets(redis, data_dir)
+        self.named_environments = NamedEnvironments(redis)
         self.leader = Leadership(redis)
         self.outbox = Outbox(redis, self.requests.retention_ms)
         self.letters = Letters(redis, self.blobs, max_queue)

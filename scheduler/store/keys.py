@@ -331,6 +331,22 @@ def value(owner: str, database: str, key: str) -> str:
     return f"kw:value:{{{owner}/{parse.quote(database, safe='')}}}:{key}"
 
 
+def named_environments(owner: str) -> str:
+    """The owner's named environments beside ``main``.
+
+    Hash; TTL: none, because it is the list of what exists; named environments.
+    """
+    return f"kw:envs:{{{owner}}}"
+
+
+def secrets(owner: str, env: str) -> str:
+    """The owner's secrets in one named environment: name to sealed value.
+
+    Hash; TTL: none, because a secret is there until it is unset; secrets.
+    """
+    return f"kw:secrets:{{{owner}/{env}}}"
+
+
 def leader() -> str:
     """Name of the scheduler that leads.
 

@@ -351,6 +351,24 @@ class BuildRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedEnvironmentRecord:
+    """A named environment; ``main`` has no time of creation."""
+
+    name: str
+    description: str = ""
+    created_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRecord:
+    """A secret without its value. ``exposed``: apps that do not list their secrets get it too."""
+
+    name: str
+    exposed: bool
+    updated_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
     """An API key without its secret."""
 

@@ -18,7 +18,7 @@ from typing import Any
 from fal._bundle import Bundle, collect, search_roots
 from fal._import_failure import explain, flat, names_requirement, user_frames
 from fal._imports import entry_source
-from fal._limits import APP_NAME_RULE, is_app_name
+from fal._limits import APP_NAME_RULE, is_app_name, name_in_env
 from fal._problem import Problem, closest
 from fal._pyproject import NamedApp, app_names, find_pyproject, named_app
 from fal._settings import ATTRIBUTES, AppSettings
@@ -54,6 +54,7 @@ def load(
     app_name: str | None = None,
     auth: Auth | None = None,
     machine_type: str | None = None,
+    env: str = "main",
     run: bool = False,
     cwd: Path | None = None,
 ) -> LoadedApp:
@@ -62,6 +63,7 @@ def load(
     Args:
         ref: ``file.py``, ``file.py::Name`` or a name of ``[tool.fal.apps]``; None takes the only such name.
         app_name, auth, machine_type: given on the command line; beat file and class.
+        env: the named environment that it goes to, whose mark its name then carries.
         run: for ``fal run``, which is public unless ``auth`` says otherwise, whatever the class says.
 
     Raises:
@@ -81,7 +83,8 @@ def load(
     except Problem as problem:
         raise LoadError.of(problem) from problem.__cause__
     chosen = {
-        "name": _checked_name(app_name or named.name or settings.spec["name"], cls),
+        "name": _checked_name(name_in_env(app_name or named.name or settings.spec["name"], env), cls),
+        "env": env,
         "class_name": symbol,
         "entry_file": bundle.entry_file,
         "auth": auth or ("public" if run else settings.spec.get("auth") or named.auth),

@@ -80,6 +80,7 @@ class AppSpec:
         class_name: symbol inside ``entry_file``.
         entry_file: posix path of the app's file inside the bundle.
         machine_types: tried in order; the first that a host offers is used.
+        env: the named environment whose secrets it gets; outside ``main`` the app's name ends in ``--env``.
         auth: ``None`` means "keep the alias's, else private" (``fal run``: public).
         gpu_memory_mb: MiB that a worker needs of each of its GPUs, which it then shares with others that say theirs;
             0 takes whole GPUs.
@@ -108,6 +109,7 @@ class AppSpec:
     skip_retry_conditions: tuple[RetryCondition, ...] = ()
     retry_config: dict[str, int] = field(default_factory=dict)
     secrets: tuple[str, ...] | None = None
+    env: str = "main"
     endpoints: tuple[EndpointSpec, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 

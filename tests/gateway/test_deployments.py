@@ -301,3 +301,21 @@ def test_no_cache_builds_an_environment_of_its_own(gateway: RunningGateway, clie
     assert first == again != fresh == after
     assert changed not in (first, fresh)
     assert changed == environment_key(EnvironmentSpec("3.11", (("numpy",),)))
+
+
+def test_an_app_of_a_named_environment_carries_its_mark(gateway: RunningGateway, client: httpx.Client) -> None:
+    upload(client)
+    unknown = client.post("/api/v1/deployments", json=deployment(env="staging"))
+    assert unknown.status_code == 404
+    assert "there is main" in unknown.json()["detail"]
+    client.post("/api/v1/environments", json={"name": "staging"})
+    client.post("/api/v1/secrets", params={"env": "staging"}, json={"values": {"ONE": "1"}})
+    for name in ("painter", "painter--staging"):
+        made = client.post("/api/v1/deployments", json=deployment(name=name, env="staging", secrets=["ONE", "TWO"]))
+        assert made.status_code == 201
+        assert (made.json()["app"], made.json()["missing_secrets"]) == (f"{OWNER}/painter--staging", ["TWO"])
+    of_main = client.post("/api/v1/deployments", json=deployment(name="painter--staging"))
+    assert of_main.status_code == 400
+    assert "--env staging" in of_main.json()["detail"]
+    long = client.post("/api/v1/deployments", json=deployment(name="x" * 60, env="staging"))
+    assert long.status_code == 400

@@ -99,6 +99,8 @@ async def use_the_platform(store: Store) -> None:
     await store.services.announce("scheduler", "box")
     await store.keys.create("alice", "laptop")
     await store.values.set("alice", "scores", "best", b"1", 60)
+    await store.secrets.set("alice", "main", {"HF_TOKEN": "hf_0123456789"}, exposed=True)
+    await store.named_environments.create("alice", "staging", "")
     await store.environments.put(EnvironmentRecord("environment-1", EnvironmentState.BUILDING))
     await store.environments.append_log("environment-1", "line")
     await store.environments.request_build(APP, "r1")

@@ -27,6 +27,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "api": ("api", "Call an app through its queue."),
     },
     "Settings": {
+        "secrets": ("secrets", "Set values that apps find in their environment variables."),
+        "environments": ("environments", "Keep apps and secrets of, say, staging apart."),
         "keys": ("keys", "Make and take back API keys."),
         "profile": ("profile", "Remember servers and their keys."),
         "doctor": ("doctor", "Check this machine and the way to the server."),

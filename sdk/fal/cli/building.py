@@ -73,6 +73,8 @@ class Delivery:
             no_cache=no_cache,
             replaces=self.app if ephemeral else None,
         )
+        for name in registered.get("missing_secrets", ()):
+            self.screen.warning(f"the app lists the secret {name}, which is not set: `fal secrets set {name}`.")
         self.app, revision = str(registered["app"]), str(registered["revision"])
         final = self._watch(self.app, revision, self.api.server_time or time.time())
         urls = {**registered.get("urls", {}), **(final.get("urls") or {})}

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 
 from fal._spec import Auth
-from fal.cli.options import ignored_options, items_of, json_option
+from fal.cli.options import env_option, ignored_options, items_of, json_option
 
 
 @click.command("deploy")
@@ -27,10 +27,11 @@ from fal.cli.options import ignored_options, items_of, json_option
 @click.option("--reset-scale", is_flag=True, help="Take scaling settings from the code instead of keeping the app's.")
 @click.option("--no-cache", is_flag=True, help="Build the environment anew.")
 @click.option("--cpu-fallback", is_flag=True, help="The operator's choice, not a deploy's; says where it is made.")
+@env_option
 @click.option("--output", type=click.Choice(["pretty", "json"]), default="pretty", hidden=True)
 @json_option
 @ignored_options(
-    "--env", "--team", "--strategy", "--annotation", flags=("--yes", "--attach", "--detach", "--check", "--no-scale")
+    "--team", "--strategy", "--annotation", flags=("--yes", "--attach", "--detach", "--check", "--no-scale")
 )
 def command(
     ref: str | None,
@@ -40,6 +41,7 @@ def command(
     reset_scale: bool,
     no_cache: bool,
     cpu_fallback: bool,
+    env: str,
     output: str,
     as_json: bool,
 ) -> None:
@@ -56,7 +58,7 @@ def command(
 
     as_json = as_json or output == "json"
     screen = Screen(to_stderr=as_json)
-    loaded = load(ref, app_name=app_name, auth=auth)
+    loaded = load(ref, app_name=app_name, auth=auth, env=env)
     if cpu_fallback:
         screen.note("--cpu-fallback is the operator's choice for the whole platform: `keepwarm up --cpu-fallback`.")
     api = ControlApi(_server(loaded.spec.machine_types))

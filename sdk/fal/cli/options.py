@@ -8,6 +8,9 @@ from typing import Any
 import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
+env_option = click.option(
+    "--env", default="main", show_default=True, metavar="NAME", help="The environment (`fal environments`)."
+)
 
 
 def ignored_options(*names: str, flags: tuple[str, ...] = ()) -> Callable[[Any], Any]:
