@@ -44,13 +44,14 @@ from .settings import Settings
 from .storage import Storage
 from .tokens import Tokens
 from .uploads import Uploads
+from .workers import Workers
 
 log = structlog.get_logger("gateway")
 
 #: The nouns of the control API.
 _CONTROL = (
-    *(Public, Bundles, Deployments, Apps, Letters, DeadWebhooks, Logs, ApiKeys, Secrets, NamedEnvironments),
-    *(FalCli, DataFiles),
+    *(Public, Bundles, Deployments, Apps, Workers, Letters, DeadWebhooks, Logs, ApiKeys),
+    *(Secrets, NamedEnvironments, FalCli, DataFiles),
 )
 
 

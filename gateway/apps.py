@@ -1,11 +1,11 @@
-"""Apps in the control API: look, delete, scale, point at another revision; their workers, queue and the hosts."""
+"""Apps in the control API: look, delete, scale, point at another revision; their queue and the hosts."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, get_args
 
-from fal._spec import ScalingSpec
+from fal._spec import Auth, ScalingSpec
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from . import wire
 from .control import Control, answer
 from .errors import Refusal, bad_request
 from .specs import check_scaling, validation_text
+from .workers import strategy_of
 
 _SCALING = TypeAdapter(ScalingSpec)
 _APP = "/api/v1/apps/{owner}/{app}"
@@ -38,7 +39,6 @@ class Apps:
             Route(f"{_APP}/scaling", self.scale, methods=["PATCH"]),
             Route(f"{_APP}/revision", self.point, methods=["POST"]),
             Route(f"{_APP}/revisions", self.revisions, methods=["GET"]),
-            Route(f"{_APP}/workers", self.workers, methods=["GET"]),
             Route(f"{_APP}/openapi.json", self.openapi, methods=["GET"]),
             Route("/api/v1/queue/{owner}/{app}", self.queue_size, methods=["GET"]),
             Route("/api/v1/queue/{owner}/{app}", self.queue_flush, methods=["DELETE"]),
@@ -98,7 +98,10 @@ class Apps:
     async def point(self, request: Request) -> Response:
         """Roll back (or forward) to a revision that was built."""
         app = await self._control.owned_alias(request)
-        name = (await self._control.json(request)).get("revision")
+        body = await self._control.json(request)
+        name, strategy, auth = body.get("revision"), strategy_of(body), body.get("auth")
+        if auth is not None and auth not in get_args(Auth):
+            raise bad_request(f'"auth" must be one of {", ".join(get_args(Auth))}.')
         if not isinstance(name, str):
             raise bad_request('"revision" must be the name of a revision.')
         revision = await self._store.apps.revision(app.app, name)
@@ -106,7 +109,9 @@ class Apps:
             raise Refusal(404, f'"{app.app}" has no revision "{name[:80]}"; see "fal apps list-rev".')
         if revision.state is not RevisionState.READY:
             raise Refusal(409, f'Revision "{name}" is {revision.state.value}: only a READY one can serve.')
-        pointed = await self._store.apps.point(app.app, name, auth=None, scaling=None, ephemeral=app.ephemeral)
+        pointed = await self._store.apps.point(app.app, name, auth=auth, scaling=None, ephemeral=app.ephemeral)
+        if strategy == "recreate":
+            await self._store.workers.request_stop_all(app.app, "drain", "its revision was replaced", but=name)
         self._control.directory.forget(app.app)
         return answer(wire.app(pointed, self._control.urls(request, app.app)))
 
@@ -117,11 +122,6 @@ class Apps:
         current = app.revision if app is not None else None
         found = sorted(await self._store.apps.revisions(name), key=lambda item: -item.created_at_ms)
         return answer({"items": [wire.revision(item, item.revision == current) for item in found]})
-
-    async def workers(self, request: Request) -> Response:
-        """The app's workers."""
-        app = await self._control.owned_alias(request)
-        return answer({"items": [wire.worker(worker) for worker in await self._store.workers.list(app.app)]})
 
     async def openapi(self, request: Request) -> Response:
         """The app's own OpenAPI document, known once a worker has been ready."""

@@ -22,14 +22,15 @@ from starlette.routing import Route
 from envbuilder.errors import BadRequirement
 from envbuilder.key import environment_key
 from scheduler.store import keys
-from scheduler.store.records import ApiKeyRecord, RevisionRecord, RevisionState
+from scheduler.store.records import ApiKeyRecord, EnvironmentState, RevisionRecord, RevisionState
 
-from . import wire
+from . import deploy_check, wire
 from .auth import check_owner
 from .control import Control, answer
 from .errors import Refusal, bad_request
 from .events import Events, Story
 from .specs import missing_objects, read_files, read_spec
+from .workers import strategy_of
 
 log = structlog.get_logger("gateway.deployments")
 
@@ -46,6 +47,7 @@ class Deployments:
     def routes(self) -> list[Route]:
         return [
             Route("/api/v1/deployments", self.create, methods=["POST"]),
+            Route("/api/v1/deployments/check", self.check, methods=["POST"]),
             Route("/api/v1/deployments/{owner}/{app}/{revision}/events", self.events, methods=["GET"]),
         ]
 
@@ -53,20 +55,14 @@ class Deployments:
         """A new revision; it serves once its environment is built.
 
         Raises:
-            Refusal: 400 for a spec that cannot work, 409 when no host offers its machine type or a file is missing.
+            Refusal: as ``_asked_for``; 409 when a file was not sent.
         """
         caller = await self._control.caller(request)
         body = await self._control.json(request)
         replaced = await self._replaced(body, caller)
-        spec = read_spec(body.get("spec"))
-        files = read_files(body.get("files"), spec)
+        spec, files = await self._asked_for(body, caller.owner)
         ephemeral, message = _flag(body, "ephemeral"), _message(body)
         no_cache = _flag(body, "no_cache")
-        hosts = await self._store.hosts.list()
-        refusal = _offers.refusal(spec.machine_types, hosts, spec.num_gpus, spec.gpu_memory_mb)
-        if refusal is not None:
-            raise Refusal(409, refusal)
-        spec = await self._in_env(spec, caller.owner)
         if ephemeral:
             # The name is the only thing that keeps a public app private to those who were told it.
             spec = replace(spec, name=replaced or str(uuid.uuid4()), auth=spec.auth or "public")
@@ -79,6 +75,7 @@ class Deployments:
             revision.revision,
             ephemeral=ephemeral,
             reset_scale=_flag(body, "reset_scale"),
+            recreate=strategy_of(body) == "recreate",
         )
         log.info("revision registered", app=revision.app, revision=revision.revision, key_id=caller.key_id)
         urls = self._control.urls(request, revision.app)
@@ -111,6 +108,43 @@ class Deployments:
         if alias is None or not alias.ephemeral:
             raise Refusal(404, f'There is no ephemeral app "{app[:80]}"; its "fal run" may have ended.')
         return name
+
+    async def check(self, request: Request) -> Response:
+        """What a deploy would change; nothing is stored, and no file needs to have been sent."""
+        owner = (await self._control.caller(request)).owner
+        body = await self._control.json(request)
+        spec, files = await self._asked_for(body, owner)
+        app = f"{owner}/{spec.name}"
+        alias = await self._store.apps.get(app)
+        serving = await self._store.apps.revision(app, alias.revision) if alias and alias.revision else None
+        try:
+            environment = await self._store.environments.get(environment_key(spec.environment))
+        except BadRequirement as error:
+            raise bad_request(str(error)) from None
+        rows = deploy_check.changes(alias, serving, spec, files, reset_scale=_flag(body, "reset_scale"))
+        return answer(
+            {
+                "app": app,
+                "revision": serving.revision if serving is not None else None,
+                "settings": rows,
+                "environment_is_built": environment is not None and environment.state is EnvironmentState.READY,
+                "missing_secrets": await self._missing_secrets(owner, spec),
+            }
+        )
+
+    async def _asked_for(self, body: dict[str, Any], owner: str) -> tuple[AppSpec, tuple[BundleFile, ...]]:
+        """Spec and files of a deploy that can work.
+
+        Raises:
+            Refusal: 400, 404 for an environment that is not there, 409 when no host offers the machine type.
+        """
+        spec = read_spec(body.get("spec"))
+        files = read_files(body.get("files"), spec)
+        hosts = await self._store.hosts.list()
+        refusal = _offers.refusal(spec.machine_types, hosts, spec.num_gpus, spec.gpu_memory_mb)
+        if refusal is not None:
+            raise Refusal(409, refusal)
+        return await self._in_env(spec, owner), files
 
     async def _in_env(self, spec: AppSpec, owner: str) -> AppSpec:
         """The spec under the name that it has in its named environment.

@@ -152,6 +152,10 @@ class Builds:
             ephemeral=request.ephemeral,
             session_ttl_s=FIRST_SESSION_S if request.ephemeral else None,
         )
+        if request.recreate:
+            await self._store.workers.request_stop_all(
+                request.app, "drain", "its revision was replaced", but=request.revision
+            )
 
     async def _failed(self, request: BuildRequest, revision: RevisionRecord, error: str) -> None:
         """The alias stays where it is; who waits on this revision hears why."""

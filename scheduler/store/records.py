@@ -341,13 +341,17 @@ class AppSeen:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """A revision that waits for its environment; ``reset_scale`` and ``ephemeral`` are for when the alias moves."""
+    """A revision that waits for its environment; the rest is for when the alias moves.
+
+    ``recreate``: workers of the revision before leave at once instead of serving until new ones are ready.
+    """
 
     app: str
     revision: str
     environment_key: str
     ephemeral: bool = False
     reset_scale: bool = False
+    recreate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class LoadedApp:
     bundle: Bundle
     file: Path
     reset_scale: bool = False
+    strategy: str = "rolling"
 
 
 def load(
@@ -91,7 +92,7 @@ def load(
     }
     environment = EnvironmentSpec(**settings.environment, smoke_imports=_smoke_imports(bundle, settings))
     spec = AppSpec(**{**settings.spec, **chosen, "environment": environment})
-    return LoadedApp(cls, spec, bundle, file, named.reset_scale)
+    return LoadedApp(cls, spec, bundle, file, named.reset_scale, named.strategy or "rolling")
 
 
 # --- which file and which name ----------------------------------------------------------------------------------------

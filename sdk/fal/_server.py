@@ -137,6 +137,7 @@ class ControlApi:
         reset_scale: bool,
         no_cache: bool = False,
         replaces: str | None = None,
+        strategy: str = "rolling",
     ) -> Json:
         """Register a revision; its environment is built afterwards (see ``build_events``).
 
@@ -152,8 +153,15 @@ class ControlApi:
             # Only when asked for: an older server refuses what it does not know.
             **({"no_cache": True} if no_cache else {}),
             **({"replaces": replaces} if replaces is not None else {}),
+            **({"strategy": strategy} if strategy != "rolling" else {}),
         }
         answer: Json = self.json("POST", "/api/v1/deployments", json=body)
+        return answer
+
+    def check_deploy(self, spec: Json, files: Sequence[Json], *, reset_scale: bool) -> Json:
+        """What a deploy would change; nothing is sent but names."""
+        body = {"spec": spec, "files": list(files), "reset_scale": reset_scale}
+        answer: Json = self.json("POST", "/api/v1/deployments/check", json=body)
         return answer
 
     def build_events(self, app: str, revision: str) -> Iterator[Json]:

@@ -72,7 +72,8 @@ def test_revisions_and_rollback(fal: Fal, deployed: ControlServer) -> None:
     assert "→" in shown
     assert "rev1" in shown
     fal("apps", "set-rev", "hello", "rev0")
-    assert deployed.changes == [{"path": "/api/v1/apps/tester/hello/revision", "body": {"revision": "rev0"}}]
+    body = {"revision": "rev0", "strategy": "rolling"}
+    assert deployed.changes == [{"path": "/api/v1/apps/tester/hello/revision", "body": body}]
 
 
 def test_scale_sends_only_what_was_given(fal: Fal, deployed: ControlServer) -> None:

@@ -319,3 +319,35 @@ def test_an_app_of_a_named_environment_carries_its_mark(gateway: RunningGateway,
     assert "--env staging" in of_main.json()["detail"]
     long = client.post("/api/v1/deployments", json=deployment(name="x" * 60, env="staging"))
     assert long.status_code == 400
+
+
+def test_a_check_tells_what_would_change_and_does_nothing(gateway: RunningGateway, client: httpx.Client) -> None:
+    app = gateway.app("checked", auth="shared")
+    gateway.call(gateway.store.apps.set_scaling(app, ScalingSpec(keep_alive=9)))
+    body = deployment(name="checked", scaling=ScalingSpec(keep_alive=5), machine_types=("M",), secrets=["NEVER_SET"])
+    answer = client.post("/api/v1/deployments/check", json=body).json()
+    rows = {row["setting"]: row for row in answer["settings"]}
+    assert rows["machine_types"] == {"setting": "machine_types", "now": ["S"], "after": ["M"]}
+    assert rows["keep_alive"] == {"setting": "keep_alive", "now": 9, "after": 9, "ignored": 5}
+    assert (rows["auth"]["now"], rows["auth"]["after"]) == ("shared", "shared")
+    assert rows["file hello.py"]["after"] == "changed"
+    assert (answer["missing_secrets"], answer["environment_is_built"]) == (["NEVER_SET"], False)
+    reset = client.post("/api/v1/deployments/check", json={**body, "reset_scale": True}).json()["settings"]
+    assert {"setting": "keep_alive", "now": 9, "after": 5} in reset
+    fresh = client.post("/api/v1/deployments/check", json=deployment(name="never-was")).json()
+    assert fresh["revision"] is None
+    assert {"setting": "auth", "now": None, "after": "private"} in fresh["settings"]
+    gpu = client.post("/api/v1/deployments/check", json=deployment(machine_types=("GPU-A100",)))
+    assert gpu.status_code == 409
+    assert len(gateway.call(gateway.store.apps.revisions(app))) == 1
+    assert gateway.call(gateway.store.apps.revisions(f"{OWNER}/never-was")) == []
+
+
+def test_the_strategy_of_a_deploy_is_kept_for_the_time_when_the_alias_moves(
+    gateway: RunningGateway, client: httpx.Client
+) -> None:
+    upload(client)
+    made = client.post("/api/v1/deployments", json={**deployment(name="recreated"), "strategy": "recreate"}).json()
+    waiting = gateway.call(gateway.store.environments.waiting(made["environment_key"]))
+    assert [each.recreate for each in waiting if each.app == made["app"]] == [True]
+    assert client.post("/api/v1/deployments", json={**deployment(), "strategy": "sudden"}).status_code == 400

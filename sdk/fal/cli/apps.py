@@ -6,12 +6,13 @@ Reads and prints; the server decides.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from fal.cli.options import control_api, items_of, json_option
-from fal.cli.runners import show_runners
+from fal._spec import Auth
+from fal.cli.options import control_api, env_of_option, items_of, json_option, strategy_option
+from fal.cli.runners import show_runners, state_option
 
 
 @click.group("apps")
@@ -25,13 +26,20 @@ def command() -> None:
 @command.command("list")
 @click.option("--filter", "part", default=None, metavar="TEXT", help="Only apps whose name holds TEXT.")
 @click.option("--all", "everything", is_flag=True, help="Those of running `fal run` commands too.")
+@click.option("--sort-by-runners", is_flag=True, help="Those with most runners first.")
+@env_of_option
 @json_option
-def list_apps(part: str | None, everything: bool, as_json: bool) -> None:
+def list_apps(part: str | None, everything: bool, sort_by_runners: bool, env: str | None, as_json: bool) -> None:
     """List apps."""
+    from fal._limits import env_of
     from fal.cli.console import Screen, print_json
 
     apps = items_of(control_api().json("GET", "/api/v1/apps"))
     apps = [app for app in apps if (everything or not app.get("ephemeral")) and (part or "") in str(app.get("app"))]
+    if env is not None:
+        apps = [app for app in apps if env_of(str(app.get("app"))) == env]
+    if sort_by_runners:
+        apps.sort(key=lambda app: -len(app.get("workers") or ()))
     if as_json:
         print_json(apps)
         return
@@ -133,12 +141,19 @@ def list_revisions(app: str, as_json: bool) -> None:
 @command.command("set-rev")
 @click.argument("app")
 @click.argument("revision")
-def set_revision(app: str, revision: str) -> None:
-    """Point an app at an earlier (or later) revision. Its scaling settings stay."""
-    from fal.cli.console import Screen
+@click.option("--auth", type=click.Choice(get_args(Auth)), default=None, help="Who may call it.  [default: as it is]")
+@strategy_option
+@json_option
+def set_revision(app: str, revision: str, auth: Auth | None, strategy: str, as_json: bool) -> None:
+    """Point an app at an earlier (or later) revision, without a build. Its scaling settings stay."""
+    from fal.cli.console import Screen, print_json
 
     api = control_api()
-    api.json("POST", api.app_path(app, "/revision"), json={"revision": revision})
+    body = {"revision": revision, "strategy": strategy} | ({"auth": auth} if auth else {})
+    answer = api.json("POST", api.app_path(app, "/revision"), json=body)
+    if as_json:
+        print_json(answer)
+        return
     Screen().tick(f"{api.app_id(app)} now runs revision {revision}; running requests finish on the one before.")
 
 
@@ -183,9 +198,33 @@ def scale(app: str, as_json: bool, **settings: Any) -> None:
     Screen().tick(f"{api.app_id(app)}: " + ", ".join(f"{key} = {value}" for key, value in changes.items()))
 
 
+@command.command("rollout")
+@click.argument("app")
+@strategy_option
+@click.option("--force", is_flag=True, help="Kill them; what they run is tried again if it was queued.")
+@json_option
+def rollout(app: str, strategy: str, force: bool, as_json: bool) -> None:
+    """Replace all runners of APP, so that they see changed secrets or files."""
+    from fal.cli.console import Screen, print_json
+
+    api = control_api()
+    answer = api.json("POST", api.app_path(app, "/rollout"), json={"strategy": strategy, "force": force})
+    if as_json:
+        print_json(answer)
+        return
+    count, name = answer.get("workers", 0), api.app_id(app)
+    if count == 0:
+        Screen().line(f"{name} has no runners; the next one starts afresh.", "dim")
+        return
+    Screen().tick(
+        f"Replacing {count} runner{'s' * (count != 1)} of {name}; `fal apps runners {app}` shows how far it is."
+    )
+
+
 @command.command("runners")
 @click.argument("app")
+@state_option
 @json_option
-def runners(app: str, as_json: bool) -> None:
+def runners(app: str, state: str | None, as_json: bool) -> None:
     """List an app's runners."""
-    show_runners(app, as_json)
+    show_runners(app, as_json, state)

@@ -55,6 +55,7 @@ class Delivery:
         message: str | None = None,
         reset_scale: bool = False,
         no_cache: bool = False,
+        strategy: str = "rolling",
     ) -> Built:
         """Upload what is missing, register, and wait for the environment; a second ephemeral one is a new revision.
 
@@ -72,6 +73,7 @@ class Delivery:
             reset_scale=reset_scale,
             no_cache=no_cache,
             replaces=self.app if ephemeral else None,
+            strategy=strategy,
         )
         for name in registered.get("missing_secrets", ()):
             self.screen.warning(f"the app lists the secret {name}, which is not set: `fal secrets set {name}`.")

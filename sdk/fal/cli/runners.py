@@ -6,6 +6,7 @@ Reads and prints.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -15,24 +16,31 @@ from fal.cli.options import control_api, items_of, json_option
 
 @click.group("runners")
 def command() -> None:
-    """See the runners of an app and their logs."""
+    """See the runners of an app and their logs, stop them."""
+
+
+state_option = click.option("--state", default=None, metavar="STATE", help="Only those in that state, as in idle.")
+app_option = click.option("--app", default=None, help="Its app; looked up when not given.")
 
 
 @command.command("list")
 @click.argument("app", required=False)
+@state_option
 @json_option
-def list_runners(app: str | None, as_json: bool) -> None:
+def list_runners(app: str | None, state: str | None, as_json: bool) -> None:
     """List runners: those of APP, or of all apps."""
-    show_runners(app, as_json)
+    show_runners(app, as_json, state)
 
 
-def show_runners(app: str | None, as_json: bool) -> None:
-    """Print the runners of one app, or of every app when ``app`` is None."""
+def show_runners(app: str | None, as_json: bool, state: str | None = None) -> None:
+    """Print the runners of one app, or of every app when ``app`` is None; only those in ``state`` if it is given."""
     from fal.cli.console import Screen, print_json, when
 
     api = control_api()
     names = [app] if app else [str(item["app"]) for item in items_of(api.json("GET", "/api/v1/apps"))]
     workers = [item for name in names for item in items_of(api.json("GET", api.app_path(name, "/workers")))]
+    if state is not None:
+        workers = [item for item in workers if str(item.get("state")).lower() == state.lower()]
     if as_json:
         print_json(workers)
         return
@@ -42,7 +50,7 @@ def show_runners(app: str | None, as_json: bool) -> None:
             (
                 item.get("worker_id"),
                 item.get("app"),
-                item.get("state"),
+                f"{item.get('state')}{' (being replaced)' if item.get('retiring') else ''}",
                 item.get("revision"),
                 _machine(item),
                 item.get("host"),
@@ -70,7 +78,7 @@ def _start(worker: dict[str, Any]) -> str:
 
 @command.command("logs")
 @click.argument("runner")
-@click.option("--app", default=None, help="Its app; looked up when not given.")
+@app_option
 @follow_option
 @limit_option
 @json_option
@@ -78,6 +86,38 @@ def logs(runner: str, app: str | None, follow: bool, limit: int, as_json: bool) 
     """Show what one RUNNER (an id from `fal runners list`) logged."""
     api = control_api()
     show_logs(api, app or _app_of(api, runner), follow=follow, limit=limit, as_json=as_json, worker_id=runner)
+
+
+@command.command("stop")
+@click.argument("runner")
+@app_option
+@click.option("--replace-first", is_flag=True, help="Only once another one is ready, if the app needs one.")
+@json_option
+def stop(runner: str, app: str | None, replace_first: bool, as_json: bool) -> None:
+    """Let a RUNNER finish what it has and leave."""
+    _stop(runner, app, "replace" if replace_first else "drain", as_json)
+
+
+@command.command("kill")
+@click.argument("runner")
+@app_option
+@json_option
+def kill(runner: str, app: str | None, as_json: bool) -> None:
+    """End a RUNNER now. What it runs is tried again elsewhere if it was queued, and fails if somebody waits for it."""
+    _stop(runner, app, "kill", as_json)
+
+
+def _stop(runner: str, app: str | None, how: str, as_json: bool) -> None:
+    from fal.cli.console import Screen, print_json
+
+    api = control_api()
+    path = api.app_path(app or _app_of(api, runner), f"/workers/{quote(runner, safe='')}/stop")
+    answer = api.json("POST", path, json={"how": how})
+    if as_json:
+        print_json(answer)
+        return
+    said = {"kill": "is killed", "drain": "finishes what it has and leaves", "replace": "leaves once it is replaced"}
+    Screen().tick(f"Runner {runner} {said[how]}")
 
 
 def _app_of(api: Any, runner: str) -> str:
