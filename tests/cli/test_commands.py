@@ -31,7 +31,7 @@ def deployed(control: ControlServer) -> ControlServer:
 
 def test_help_is_instant_and_names_every_command(fal: Fal, environ: dict[str, str]) -> None:
     shown = fal("--help", environ=environ).stdout
-    looking_after = ["apps", "runners", "logs", "queue", "api"]
+    looking_after = ["apps", "runners", "logs", "queue", "files", "api"]
     settings = ["secrets", "environments", "keys", "profile", "doctor", "completion"]
     for name in ["run", "deploy", *looking_after, *settings]:
         assert f"  {name} " in shown

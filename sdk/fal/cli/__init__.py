@@ -24,6 +24,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "runners": ("runners", "See the workers of an app and their logs."),
         "logs": ("logs", "Show an app's log, and follow it."),
         "queue": ("queue", "Count waiting requests, drop them, see which were given up."),
+        "files": ("files", "List, fetch and put what apps see in /data."),
         "api": ("api", "Call an app through its queue."),
     },
     "Settings": {

@@ -13,7 +13,7 @@ from typing import Any
 from fal._loading import LoadedApp
 from fal._problem import Problem
 from fal._server import ControlApi, StreamBroken
-from fal.cli.console import Screen
+from fal.cli.console import Screen, amount
 
 #: Reconnects to a build's event stream before giving up; a gateway that restarts is back within seconds.
 _RECONNECTS = 10
@@ -64,7 +64,7 @@ class Delivery:
         """
         count, size = self.api.upload_missing(loaded.bundle.paths)
         if count:
-            self.screen.line(f"Sent {count} file{'s' * (count != 1)} ({_bytes(size)})", "dim")
+            self.screen.line(f"Sent {count} file{'s' * (count != 1)} ({amount(size)})", "dim")
         registered = self.api.deploy(
             loaded.spec.to_json(),
             [asdict(file) for file in loaded.bundle.files],
@@ -175,11 +175,3 @@ def _worth_saying(notes: Mapping[str, Any]) -> list[str]:
     if notes.get("cpu_fallback"):
         said.append(f"CPU fallback: {notes['cpu_fallback']}.")
     return said
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
