@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+import uuid
+from dataclasses import replace
 from typing import Any, get_args
 
+from fal import _offers
 from fal._spec import Auth, ScalingSpec
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
@@ -17,10 +21,12 @@ from scheduler.store.waiting import why_waiting
 from . import wire
 from .control import Control, answer
 from .errors import Refusal, bad_request
-from .specs import check_scaling, validation_text
+from .specs import check_scaling, read_spec, validation_text
 from .workers import strategy_of
 
 _SCALING = TypeAdapter(ScalingSpec)
+#: Settings that ``fal apps scale`` changes though they belong to a revision.
+_OF_REVISIONS = frozenset({"max_multiplexing", "startup_timeout", "machine_types"})
 _APP = "/api/v1/apps/{owner}/{app}"
 
 
@@ -83,17 +89,53 @@ class Apps:
         return Response(status_code=204)
 
     async def scale(self, request: Request) -> Response:
-        """Change some scaling settings; the others stay."""
+        """Change some scaling settings; the others stay.
+
+        Those of a revision, which are as the code says until they are changed here, make a revision with another
+        value: the next deploy has the code's again, and one may roll back.
+        """
         app = await self._control.owned_alias(request)
         changes = await self._control.json(request)
         known = wire.scaling(app.scaling)
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise bad_request(f"Unknown scaling setting {unknown[0]!r}; there are {', '.join(known)}.")
+        if unknown := sorted(changes.keys() - known.keys() - _OF_REVISIONS):
+            names = ", ".join((*known, *sorted(_OF_REVISIONS)))
+            raise bad_request(f"Unknown scaling setting {unknown[0]!r}; there are {names}.")
+        of_revision = {name: changes.pop(name) for name in _OF_REVISIONS & changes.keys()}
         scaling = check_scaling(_scaling({**known, **changes}))
+        made = await self._revision_with(app, of_revision) if of_revision else None
         await self._store.apps.set_scaling(app.app, scaling)
         self._control.directory.forget(app.app)
-        return answer({"app": app.app, "scaling": wire.scaling(scaling)})
+        if scaling.request_timeout != app.scaling.request_timeout:
+            # Workers know the limit that they started with.
+            await self._store.workers.retire(app.app, "its request_timeout was changed")
+        if made is not None:
+            await self._store.apps.put_revision(made)
+            await self._store.apps.point(app.app, made.revision, auth=None, scaling=None, ephemeral=app.ephemeral)
+            self._control.directory.forget(app.app)
+        revision = made.revision if made is not None else app.revision
+        return answer({"app": app.app, "scaling": wire.scaling(scaling), "revision": revision})
+
+    async def _revision_with(self, app: AppRecord, changes: dict[str, Any]) -> RevisionRecord:
+        """The serving revision with other settings: same files, same environment.
+
+        Raises:
+            Refusal: 400 for a value that cannot be, 409 when the app has no revision or no host offers the type.
+        """
+        serving = await self._current(app)
+        if serving is None:
+            raise Refusal(409, f'"{app.app}" has no revision yet.')
+        spec = read_spec(serving.spec.to_json() | changes)
+        refusal = _offers.refusal(spec.machine_types, await self._store.hosts.list(), spec.num_gpus)
+        if refusal is not None:
+            raise Refusal(409, refusal)
+        said = ", ".join(f"{name} = {value}" for name, value in changes.items())
+        return replace(
+            serving,
+            revision=uuid.uuid4().hex[:12],
+            spec=spec,
+            message=f"{serving.revision} with {said}",
+            created_at_ms=int(time.time() * 1000),
+        )
 
     async def point(self, request: Request) -> Response:
         """Roll back (or forward) to a revision that was built."""

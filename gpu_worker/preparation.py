@@ -62,8 +62,10 @@ async def prepare(
         bundle = await asyncio.to_thread(store.bundles.materialise, revision.bundle_hash, revision.files)
     except (OSError, ValueError, KeyError, StoreFull) as error:
         raise CannotStart(f"the files of revision {worker.revision} cannot be laid out: {error}") from error
-    secrets = await _secrets(store, revision)
-    return replace(_assignment(worker, revision, environment, bundle, settings, began), secrets=secrets)
+    secrets, alias = await asyncio.gather(_secrets(store, revision), store.apps.get(worker.app))
+    scaling = alias.scaling if alias is not None else revision.spec.scaling
+    made = _assignment(worker, revision, environment, bundle, settings, began)
+    return replace(made, secrets=secrets, request_timeout=scaling.request_timeout)
 
 
 async def _secrets(store: Store, revision: RevisionRecord) -> dict[str, str]:
@@ -104,7 +106,6 @@ def _assignment(
         ordered_at=began,
         parent_pid=os.getpid(),
         max_multiplexing=spec.max_multiplexing,
-        request_timeout=spec.request_timeout,
         startup_timeout=spec.startup_timeout,
         termination_grace=spec.termination_grace_period_seconds,
         cancel_grace=spec.cancel_grace_seconds,

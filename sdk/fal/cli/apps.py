@@ -181,13 +181,27 @@ def delete(app: str, yes: bool) -> None:
 @click.option("--concurrency-buffer-perc", type=click.IntRange(0), help="The same, as a percentage of the load.")
 @click.option("--scaling-delay", type=click.FloatRange(0), help="Seconds a request waits before it starts a runner.")
 @click.option("--app-priority", type=click.IntRange(-100, 100), help="Who gets a card first; 0 unless set.")
+@click.option("--request-timeout", type=click.FloatRange(0, min_open=True), help="Seconds for one attempt.")
+@click.option("--request-start-timeout", type=click.FloatRange(0), help="Seconds to wait for a start; 0: no limit.")
+@click.option(
+    "--max-multiplexing", type=click.IntRange(1), help="Requests a runner has at a time; until the next deploy."
+)
+@click.option("--startup-timeout", type=click.FloatRange(0, min_open=True), help="For setup(); until the next deploy.")
+@click.option("--machine-types", default=None, metavar="TYPE[,TYPE]...", help="In order; until the next deploy.")
 @json_option
-def scale(app: str, as_json: bool, **settings: Any) -> None:
-    """Change scaling settings at once; they survive deploys (unless --reset-scale)."""
+def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -> None:
+    """Change scaling settings at once; they survive deploys (unless --reset-scale).
+
+    Those that say "until the next deploy" belong to the code: they make a revision, from which you may roll back.
+    """
     from fal._problem import Problem
     from fal.cli.console import Screen, print_json
 
     changes = {key: value for key, value in settings.items() if value is not None}
+    if changes.get("request_start_timeout") == 0:
+        changes["request_start_timeout"] = None
+    if machine_types is not None:
+        changes["machine_types"] = [name.strip() for name in machine_types.split(",") if name.strip()]
     if not changes:
         raise Problem("Nothing to change.", next_step="name a setting, as in `fal apps scale my-app --keep-alive 300`.")
     api = control_api()
@@ -195,7 +209,12 @@ def scale(app: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         print_json(answer)
         return
-    Screen().tick(f"{api.app_id(app)}: " + ", ".join(f"{key} = {value}" for key, value in changes.items()))
+    screen = Screen()
+    screen.tick(f"{api.app_id(app)}: " + ", ".join(f"{key} = {_plain(value)}" for key, value in changes.items()))
+    if passing := [key for key in ("max_multiplexing", "startup_timeout", "machine_types") if key in changes]:
+        screen.note(
+            f"{', '.join(passing)}: as the code says again after the next deploy (revision {answer['revision']})."
+        )
 
 
 @command.command("rollout")
