@@ -125,7 +125,8 @@ class Apps:
         if serving is None:
             raise Refusal(409, f'"{app.app}" has no revision yet.')
         spec = read_spec(serving.spec.to_json() | changes)
-        refusal = _offers.refusal(spec.machine_types, await self._store.hosts.list(), spec.num_gpus)
+        hosts = await self._store.hosts.list()
+        refusal = _offers.refusal(spec.machine_types, hosts, spec.num_gpus, spec.gpu_memory_mb)
         if refusal is not None:
             raise Refusal(409, refusal)
         said = ", ".join(f"{name} = {value}" for name, value in changes.items())

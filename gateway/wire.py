@@ -224,7 +224,6 @@ def worker(record: WorkerRecord) -> Json:
         "in_flight": record.in_flight,
         "served": record.served,
         "reason": record.reason,
-        "retiring": record.retiring,
         "stages": dict(record.stages),
     }
 

@@ -88,7 +88,8 @@ class Decision:
 class _Supply:
     """The workers of an app by what they are good for. Those asked to stop are no supply, they only use up room.
 
-    ``old_...``: of an earlier revision, worn out, or to be replaced as their owner wants; they serve until others do in their place.
+    ``old_...``: of an earlier revision, worn out, or unwanted by their owner; they serve until others do in
+    their place.
     """
 
     starting: tuple[WorkerRecord, ...]

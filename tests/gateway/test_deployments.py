@@ -156,7 +156,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "max_concurrency is 0; it must be a whole number, at least 1 and at most 10000.",
     ),
     "keep_alive below zero": ({"scaling": ScalingSpec(keep_alive=-1)}, "keep_alive is -1; it must be"),
-    "no time to run": ({"request_timeout": 0}, "request_timeout is 0"),
+    "no time to run": ({"scaling": ScalingSpec(request_timeout=0)}, "request_timeout is 0"),
     "a requirement that is none": (
         {"environment": replace(HELLO.environment, requirements=(("torch >>> 2",),))},
         "torch >>> 2",

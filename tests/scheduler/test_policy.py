@@ -108,7 +108,9 @@ memories = st.builds(
 
 
 def current(look: AppSeen) -> list[WorkerRecord]:
-    return [w for w in look.workers if w.revision == "r2" and w.retiring is None and w.state is not WorkerState.TERMINATED]
+    return [
+        w for w in look.workers if w.revision == "r2" and w.retiring is None and w.state is not WorkerState.TERMINATED
+    ]
 
 
 @given(policies, looks(), memories)
@@ -128,9 +130,8 @@ def test_never_below_min_unless_starts_fail_or_leaving_workers_use_up_the_room(
 ) -> None:
     policy = replace(policy, startup_failures=0, crash_streak=0)
     memory = replace(memory, lost_starts=0, starting=frozenset())
-    look = replace(
-        look, workers=tuple(w for w in look.workers if w.stop_requested is None and w.revision == policy.revision)
-    )
+    staying = [w for w in look.workers if w.stop_requested is None and w.retiring is None]
+    look = replace(look, workers=tuple(w for w in staying if w.revision == policy.revision))
     look = replace(look, workers=tuple(w for w in look.workers if w.state is not WorkerState.DRAINING))
     decision, _ = decide(policy, look, memory, NOW)
     assert decision.desired >= min(policy.scaling.min_concurrency, policy.scaling.max_concurrency)

@@ -230,7 +230,6 @@ TOLERATED = {
     "drop_webhook": "the second call finds none any more, and says so; it is gone either way",
     "fail_waiting": "the second call finds nothing left to end; the number is for a message",
     "promote": "the second call finds nothing left to promote; the number only asks for another look",
-    "retire": (running, lambda s: s.store.workers.retire(APP, "another one is wanted")),
     "retire_app": "the second call finds no name any more, and says so; it is gone either way",
     "webhooks_due": "held for a minute by the call whose answer was lost; then it is due again",
 }
