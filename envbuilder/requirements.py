@@ -22,6 +22,9 @@ from envbuilder.errors import BadRequirement
 INJECTED = "fal"
 #: How far URLs may reach. ``file:`` is not among them: it would read the builder's disk.
 _URL_SCHEMES = ("https://", "http://", "git+https://", "git+http://", "git+ssh://")
+#: A project or wheel of the user's machine, sent along: ``upload:<sha256>/<filename>``.
+_UPLOAD = re.compile(r"upload:(?P<sha256>[0-9a-f]{64})/(?P<name>[A-Za-z0-9][A-Za-z0-9._+!-]{0,199})")
+_UPLOADED_KINDS = (".whl", ".tar.gz", ".zip")
 _VALUE_OPTIONS = {
     "--extra-index-url": "extra_index_urls",
     "--find-links": "find_links",
@@ -47,6 +50,17 @@ class Wanted:
         if len(clauses) == 1 and clauses[0].operator in ("==", "===") and not clauses[0].version.endswith(".*"):
             return clauses[0].version
         return None
+
+    @property
+    def uploaded(self) -> tuple[str, str] | None:
+        """SHA-256 and file name of what was sent along for it; None for everything else."""
+        found = _UPLOAD.search(self.text)
+        return (found["sha256"], found["name"]) if found else None
+
+    @property
+    def shown(self) -> str:
+        """For people to read."""
+        return _UPLOAD.sub("your own files", self.text)
 
     @property
     def floats(self) -> bool:
@@ -183,7 +197,10 @@ def parse_line(line: str) -> Wanted:
         raise BadRequirement(
             f'"{line}" is not a requirement: {str(error).splitlines()[0]}.{_suggestion(line)}'
         ) from error
-    if requirement.url is not None and not requirement.url.startswith(_URL_SCHEMES):
+    if requirement.url is not None and requirement.url.startswith("upload:"):
+        if not _UPLOAD.fullmatch(requirement.url) or not requirement.url.endswith(_UPLOADED_KINDS):
+            raise BadRequirement(f'"{line}" names no file that was sent along. Next: write the path, as in ".".')
+    elif requirement.url is not None and not requirement.url.startswith(_URL_SCHEMES):
         raise BadRequirement(
             f'"{line}" points at {requirement.url!r}, which only the machine that wrote it can read. '
             "Next: use an https or git+https address, or ship the code as a module beside the app."

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from envbuilder.errors import BadRequirement
 from envbuilder.key import environment_key
+from envbuilder.requirements import parse
 from scheduler.store import keys
 from scheduler.store.records import ApiKeyRecord, EnvironmentState, RevisionRecord, RevisionState
 
@@ -192,6 +193,10 @@ class Deployments:
         missing = await asyncio.to_thread(bundles.missing, hashes)
         if missing:
             raise missing_objects(files, missing)
+        asked = parse(spec.environment.requirements, spec.environment.constraints, spec.environment.exclude_newer)
+        sent = {wanted.uploaded[0]: wanted.shown for wanted in asked.wanted if wanted.uploaded is not None}
+        if missing := await asyncio.to_thread(bundles.missing, sorted(sent)):
+            raise Refusal(409, f"The files of {sent[missing[0]]} were not uploaded; upload them first.")
         revision = RevisionRecord(
             app=app,
             revision=uuid.uuid4().hex[:12],

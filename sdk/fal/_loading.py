@@ -10,11 +10,12 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fal import _local_requirements
 from fal._bundle import Bundle, collect, search_roots
 from fal._import_failure import explain, flat, names_requirement, user_frames
 from fal._imports import entry_source
@@ -47,6 +48,12 @@ class LoadedApp:
     file: Path
     reset_scale: bool = False
     strategy: str = "rolling"
+    archives: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def uploads(self) -> dict[str, Path]:
+        """Everything that travels: SHA-256 to a local file with those bytes."""
+        return {**self.bundle.paths, **self.archives}
 
 
 def load(
@@ -78,6 +85,7 @@ def load(
         module = _run_file(file, roots, named.settings)
         symbol, cls = _find_app(module, file, named.symbol)
         settings = _settings(cls, named.settings, machine_type)
+        settings, archives = _send_along(settings, file)
         bundle = _bundle(file, settings, roots)
     except LoadError:
         raise
@@ -92,7 +100,7 @@ def load(
     }
     environment = EnvironmentSpec(**settings.environment, smoke_imports=_smoke_imports(bundle, settings))
     spec = AppSpec(**{**settings.spec, **chosen, "environment": environment})
-    return LoadedApp(cls, spec, bundle, file, named.reset_scale, named.strategy or "rolling")
+    return LoadedApp(cls, spec, bundle, file, named.reset_scale, named.strategy or "rolling", archives)
 
 
 # --- which file and which name ----------------------------------------------------------------------------------------
@@ -277,18 +285,28 @@ def _settings(cls: Any, from_project: Mapping[str, Any], machine_type: str | Non
 
 def _check_requirement(cls: type, line: str) -> None:
     text = line.strip()
-    local = text.startswith((".", "/", "~", "file:", "-e", "--editable", "-r", "--requirement", "-c", "--constraint"))
+    if _local_requirements.is_path(text):
+        return
+    local = text.startswith(("file:", "-e", "--editable", "-r", "--requirement", "-c", "--constraint"))
     if local or not text:
         raise LoadError(
             f"{cls.__name__}: requirements holds {line!r}, which names a file of this machine."
             if text
             else f"{cls.__name__}: requirements holds an empty line.",
             why="environments are built where those files are not." if text else "",
-            next_step="list packages by name; local modules travel by being imported, or with "
-            "local_python_modules = [...]; pins of other packages belong into constraints = [...]."
+            next_step='list packages by name and local projects by path, as in "." or "../shop[extra]"; modules travel '
+            "by being imported, or with local_python_modules = [...]; pins of other packages belong into "
+            "constraints = [...]."
             if text
             else "remove it.",
         )
+
+
+def _send_along(settings: AppSettings, file: Path) -> tuple[AppSettings, dict[str, Path]]:
+    """Requirements that are paths, under the names that they have once they were sent."""
+    base = (file.parent / Path(settings.requirements_context_dir or ".").expanduser()).resolve()
+    layers, archives = _local_requirements.pack(settings.environment["requirements"], base)
+    return replace(settings, environment={**settings.environment, "requirements": layers}), archives
 
 
 def _bundle(file: Path, settings: AppSettings, roots: Sequence[Path]) -> Bundle:

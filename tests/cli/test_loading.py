@@ -183,7 +183,7 @@ def test_faults_of_the_reference(tmp_path: Path, ref: str, says: list[str]) -> N
     ("old", "new", "says"),
     [
         ('["numpy==2.1.0", "six"]', '"numpy"', ["requirements is the text 'numpy'", "['numpy']"]),
-        ('["numpy==2.1.0", "six"]', '["./local"]', ["requirements holds './local'", "local_python_modules"]),
+        ('["numpy==2.1.0", "six"]', '["./local"]', ["requirements holds './local'", "requirements_context_dir"]),
         ('["numpy==2.1.0", "six"]', '["-r requirements.txt"]', ["'-r requirements.txt'", "of this machine"]),
         ("keep_alive=300", "keep_alive='long'", ["Hello: keep_alive is 'long'"]),
         ("keep_alive=300", "keep_alife=300", ["unknown setting 'keep_alife'", "'keep_alive'"]),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.envbuilder.builds import write_source_package
 from tests.support.platform import PlatformUnderTest
 from tests.support.waiting import wait_until
 
@@ -90,3 +92,30 @@ def test_a_staging_app_has_the_secrets_of_staging(platform: PlatformUnderTest, t
     assert call(f"{platform.url}/tester/shop--staging")["token"] == "of-staging"
     listed = json.loads(platform.fal("apps", "list", "--env", "staging", "--json").stdout)
     assert [app["app"] for app in listed] == ["tester/shop--staging"]
+
+
+LOCAL = """
+import fal
+
+
+class Till(fal.App, keep_alive=60):
+    machine_type = "XS"
+    requirements = ["./shopkit"]
+
+    @fal.endpoint("/")
+    def run(self) -> dict:
+        import shopkit
+
+        return {"price": shopkit.PRICE, "from": shopkit.__file__}
+"""
+
+
+def test_a_project_of_this_machine_is_a_requirement(platform: PlatformUnderTest, tmp_path: Path) -> None:
+    write_source_package(tmp_path, "shopkit", module="PRICE = 7\n")
+    with tarfile.open(tmp_path / "shopkit-1.0.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / "shopkit-1.0").rename(tmp_path / "shopkit")
+    (tmp_path / "till.py").write_text(LOCAL)
+    answer = call(platform.deploy(tmp_path / "till.py", "Till"))
+    assert answer["price"] == 7
+    assert "site-packages" in answer["from"]

@@ -62,7 +62,7 @@ class Delivery:
         Raises:
             Problem: refused, or the build failed (its lines have been shown).
         """
-        count, size = self.api.upload_missing(loaded.bundle.paths)
+        count, size = self.api.upload_missing(loaded.uploads)
         if count:
             self.screen.line(f"Sent {count} file{'s' * (count != 1)} ({amount(size)})", "dim")
         registered = self.api.deploy(
