@@ -5,6 +5,7 @@ The only place that knows these shapes. Pure.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -226,6 +227,13 @@ def worker(record: WorkerRecord) -> Json:
         "reason": record.reason,
         "stages": dict(record.stages),
     }
+
+
+def command_event(kind: str, data: bytes) -> bytes:
+    """What a command beside a worker said, or how it ended."""
+    if kind == "exit":
+        return event({"type": "exit", "code": int(data)})
+    return event({"type": kind, "data": base64.b64encode(data).decode()})
 
 
 def letter(record: DeadLetter) -> Json:

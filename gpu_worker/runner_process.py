@@ -81,13 +81,14 @@ def runner_environ(assignment: Assignment, app_data: str | None = None) -> dict[
 class RunnerProcess:
     """A started runner: leader of its own process group, one socket of ours, two pipes for what it prints.
 
-    ``started_at`` is on the monotonic clock.
+    ``started_at`` is on the monotonic clock; ``environ`` is what it was started with.
 
     Must be started from the main thread: the kernel's parent-death signal follows the thread (see process_tree).
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], control: socket.socket) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], control: socket.socket, environ: Mapping[str, str]) -> None:
         self._popen = popen
+        self.environ = environ
         self.control = control
         self.pid = popen.pid
         self.started_at = time.monotonic()
@@ -102,6 +103,7 @@ class RunnerProcess:
         """
         Path(assignment.files_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
         (Path(assignment.home_dir) / ".cache").mkdir(parents=True, exist_ok=True)
+        environ = runner_environ(assignment, app_data)
         ours, theirs = socket.socketpair()
         try:
             popen = subprocess.Popen(
@@ -109,7 +111,7 @@ class RunnerProcess:
                 # Not the bundle: `-m` puts the working directory first on the path, and an app's own fal.py or
                 # msgpack.py would be loaded instead of ours. The runner goes there once it is told where (Start).
                 cwd=assignment.sdk_dir,
-                env=runner_environ(assignment, app_data),
+                env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -123,7 +125,7 @@ class RunnerProcess:
         finally:
             theirs.close()
         ours.setblocking(False)
-        return cls(popen, ours)
+        return cls(popen, ours, environ)
 
     def open_pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         """Its standard output and error."""

@@ -15,6 +15,7 @@ from .api_keys import ApiKeys
 from .apps import Apps
 from .blobs import BlobStore
 from .bundles import BundleStore
+from .commands import Commands
 from .connection import PATIENCE, Address, Redis
 from .data_folder import DataFolder
 from .environments import Environments
@@ -53,6 +54,7 @@ __all__ = [
     "Apps",
     "BlobStore",
     "BundleStore",
+    "Commands",
     "DataFolder",
     "Environments",
     "FileStore",
@@ -123,6 +125,7 @@ class Store:
         self.apps = Apps(redis, self.requests, self.workers)
         self.hosts = Hosts(redis)
         self.services = Services(redis)
+        self.commands = Commands(redis)
         self.logs = Logs(redis)
         self.environments = Environments(redis, subscriber)
         self.keys = ApiKeys(redis)

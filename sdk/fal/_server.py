@@ -170,14 +170,14 @@ class ControlApi:
 
     # Streams
 
-    def events(self, path: str, **options: Any) -> Iterator[Json]:
+    def events(self, path: str, *, method: str = "GET", **options: Any) -> Iterator[Json]:
         """The JSON events of a server-sent stream until its end.
 
         Raises:
             StreamBroken: the connection was lost or fell silent.
             Problem: the server refused.
         """
-        with self.stream("GET", path, **options) as response:
+        with self.stream(method, path, **options) as response:
             for data in sse_data(response.iter_lines()):
                 try:
                     event = json.loads(data)

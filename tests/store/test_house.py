@@ -80,6 +80,8 @@ async def live_through_everything(s: Scene) -> None:
     await inbox.heartbeat()
     await store.workers.beat(APP, "w1", 1)
     await s.worker("w2")
+    command_id = await store.commands.submit(APP, "w2", ["true"])
+    await store.commands.write(APP, command_id, "stdout", b"piece")
     await store.workers.retire(APP, "another one is wanted", "w2")
     await store.workers.request_stop(APP, "w2", "drain", "test")
     await store.workers.remove(APP, "w2", "gone", crashed=True)

@@ -119,3 +119,22 @@ def test_a_project_of_this_machine_is_a_requirement(platform: PlatformUnderTest,
     answer = call(platform.deploy(tmp_path / "till.py", "Till"))
     assert answer["price"] == 7
     assert "site-packages" in answer["from"]
+
+
+def test_a_command_beside_a_runner(platform: PlatformUnderTest, tmp_path: Path) -> None:
+    file = tmp_path / "beside.py"
+    file.write_text("VERSION = 1\n" + SOURCE.replace("Tended", "Beside"))
+    call(platform.deploy(file, "Beside"))
+    runner = platform.workers("tester/beside")[0]["worker_id"]
+    script = "import os; open('/data/by-hand.txt', 'w').write('x'); print(os.path.exists('beside.py'))"
+    done = platform.fal("runners", "exec", runner, "python", "-c", script)
+    assert done.stdout == "True\n"
+    assert "by-hand.txt" in platform.fal("files", "list").stdout
+    done = platform.fal(
+        "runners", "exec", runner, "--app", "beside", "--", "sh", "-c", "echo to >&2; exit 7", check=False
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (7, "to\n", "")
+    with platform.client() as client:
+        for command in (None, [], [1], "ls", ["x" * 70_000]):
+            url = f"/api/v1/apps/tester/beside/workers/{runner}/exec"
+            assert client.post(url, json={"command": command}).status_code == 400

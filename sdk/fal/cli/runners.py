@@ -5,6 +5,8 @@ Reads and prints.
 
 from __future__ import annotations
 
+import base64
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -105,6 +107,38 @@ def stop(runner: str, app: str | None, replace_first: bool, as_json: bool) -> No
 def kill(runner: str, app: str | None, as_json: bool) -> None:
     """End a RUNNER now. What it runs is tried again elsewhere if it was queued, and fails if somebody waits for it."""
     _stop(runner, app, "kill", as_json)
+
+
+@command.command("exec", context_settings={"ignore_unknown_options": True})
+@click.argument("runner")
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
+@app_option
+def execute(runner: str, arguments: tuple[str, ...], app: str | None) -> None:
+    """Run COMMAND beside a RUNNER: in its environment and its app's folder, without the app's secrets.
+
+    \b
+      fal runners exec RUNNER nvidia-smi
+      fal runners exec RUNNER -- sh -c 'du -sh /data/*'
+
+    Its output comes here, and its exit status is this command's. It gets no input, and ends with Ctrl-C.
+    """
+    from fal._problem import Problem
+    from fal._server import StreamBroken
+
+    api = control_api()
+    path = api.app_path(app or _app_of(api, runner), f"/workers/{quote(runner, safe='')}/exec")
+    streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    words = arguments[1:] if arguments[0] == "--" else arguments
+    try:
+        for event in api.events(path, method="POST", json={"command": list(words)}):
+            if event.get("type") == "exit":
+                sys.exit(int(event["code"]) if event["code"] >= 0 else 128 - int(event["code"]))
+            if stream := streams.get(str(event.get("type"))):
+                stream.write(base64.b64decode(event["data"]))
+                stream.flush()
+    except StreamBroken as error:
+        raise Problem(f"The connection to {api.target.url} was lost; the command was ended.", why=str(error)) from error
+    raise Problem("The command was ended with its runner.", next_step="see `fal runners list`.")
 
 
 def _stop(runner: str, app: str | None, how: str, as_json: bool) -> None:
