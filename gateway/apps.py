@@ -45,6 +45,7 @@ class Apps:
             Route(f"{_APP}/scaling", self.scale, methods=["PATCH"]),
             Route(f"{_APP}/revision", self.point, methods=["POST"]),
             Route(f"{_APP}/revisions", self.revisions, methods=["GET"]),
+            Route(f"{_APP}/revisions/{{revision}}", self.drop_revision, methods=["DELETE"]),
             Route(f"{_APP}/openapi.json", self.openapi, methods=["GET"]),
             Route("/api/v1/queue/{owner}/{app}", self.queue_size, methods=["GET"]),
             Route("/api/v1/queue/{owner}/{app}", self.queue_flush, methods=["DELETE"]),
@@ -165,6 +166,15 @@ class Apps:
         current = app.revision if app is not None else None
         found = sorted(await self._store.apps.revisions(name), key=lambda item: -item.created_at_ms)
         return answer({"items": [wire.revision(item, item.revision == current) for item in found]})
+
+    async def drop_revision(self, request: Request) -> Response:
+        """A revision that does not serve goes: one cannot roll back to it any more."""
+        app, name = (await self._control.owned_alias(request)).app, request.path_params["revision"]
+        if await self._store.apps.revision(app, name) is None:
+            raise Refusal(404, f'"{app}" has no revision "{name[:80]}"; see "fal apps list-rev".')
+        if not await self._store.apps.drop_revision(app, name):
+            raise Refusal(409, f'Revision "{name}" serves; point "{app}" at another one first ("fal apps set-rev").')
+        return Response(status_code=204)
 
     async def openapi(self, request: Request) -> Response:
         """The app's own OpenAPI document, known once a worker has been ready."""

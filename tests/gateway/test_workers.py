@@ -96,3 +96,24 @@ def test_a_rollout_that_cannot_be_meant(gateway: RunningGateway, body: dict[str,
     with gateway.owner_client() as client:
         refused: httpx.Response = client.post(f"/api/v1/apps/{gateway.app()}/rollout", json=body)
     assert refused.status_code == 400
+
+
+def test_a_revision_that_does_not_serve_can_be_deleted(gateway: RunningGateway) -> None:
+    app = gateway.app()
+    serving = gateway.call(gateway.store.apps.get(app))
+    assert serving is not None
+    assert serving.revision is not None
+    other = revision_record(app, app.split("/")[1])
+    gateway.call(gateway.store.apps.put_revision(other))
+    refused = fal(gateway, "apps", "delete-rev", app, serving.revision, code=1).stderr.decode()
+    assert "fal apps set-rev" in refused
+    fal(gateway, "apps", "delete-rev", app, other.revision)
+    listed = json.loads(fal(gateway, "apps", "list-rev", app, "--json").stdout)
+    assert [item["revision"] for item in listed] == [serving.revision]
+    assert b"FAILED" in fal(gateway, "apps", "set-rev", app, other.revision, code=1).stderr
+    assert b"no revision" in fal(gateway, "apps", "delete-rev", app, "never-was", code=1).stderr
+
+
+def test_gpus_are_counted(gateway: RunningGateway) -> None:
+    assert b"No runner holds a GPU" in fal(gateway, "runners", "gpus").stdout
+    assert json.loads(fal(gateway, "runners", "gpus", "--json").stdout)["summary"]["total_gpu_by_type"] is not None

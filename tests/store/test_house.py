@@ -113,6 +113,7 @@ async def use_the_platform(store: Store) -> None:
     await store.apps.expired_sessions()
     await store.apps.set_auth(APP, "private")
     await store.apps.set_openapi(APP, "r1", "{}")
+    await store.apps.drop_revision(APP, "r1")
     await store.apps.startup_failed(APP, "r1", "no card")
     await store.apps.crash_streak_ended(APP, "r1")
     await store.apps.gpu_peak(APP, "r1", 4_000)

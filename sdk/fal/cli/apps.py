@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from typing import Any, get_args
+from urllib.parse import quote
 
 import click
 
@@ -160,16 +161,36 @@ def set_revision(app: str, revision: str, auth: Auth | None, strategy: str, as_j
 @command.command("delete")
 @click.argument("app")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def delete(app: str, yes: bool) -> None:
+@json_option
+def delete(app: str, yes: bool, as_json: bool) -> None:
     """Delete an app: its queued requests end with an error, its URL is gone."""
-    from fal.cli.console import Screen
+    from fal.cli.console import Screen, print_json
 
     api = control_api()
     name = api.app_id(app)
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete {name}?", abort=True)
     api.request("DELETE", api.app_path(app))
+    if as_json:
+        print_json({"deleted": name})
+        return
     Screen().tick(f"Deleted {name}")
+
+
+@command.command("delete-rev")
+@click.argument("app")
+@click.argument("revision")
+@json_option
+def delete_revision(app: str, revision: str, as_json: bool) -> None:
+    """Delete a revision that does not serve; one cannot roll back to it any more."""
+    from fal.cli.console import Screen, print_json
+
+    api = control_api()
+    api.request("DELETE", api.app_path(app, f"/revisions/{quote(revision, safe='')}"))
+    if as_json:
+        print_json({"deleted": revision})
+        return
+    Screen().tick(f"Deleted revision {revision} of {api.app_id(app)}")
 
 
 @command.command("scale")

@@ -53,11 +53,15 @@ def create(name: str, description: str, as_json: bool) -> None:
 @command.command("delete")
 @click.argument("name")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def delete(name: str, yes: bool) -> None:
+@json_option
+def delete(name: str, yes: bool, as_json: bool) -> None:
     """Delete an environment and its secrets. Its apps must be deleted before."""
-    from fal.cli.console import Screen
+    from fal.cli.console import Screen, print_json
 
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete the environment {name} with its secrets?", abort=True)
     control_api().request("DELETE", f"/api/v1/environments/{quote(name, safe='')}")
+    if as_json:
+        print_json({"deleted": name})
+        return
     Screen().tick(f"Deleted {name}")

@@ -63,11 +63,12 @@ command.add_command(list_files, "ls")
 @command.command("download")
 @click.argument("path")
 @click.argument("target", required=False, type=click.Path(path_type=Path))
-def download(path: str, target: Path | None) -> None:
+@json_option
+def download(path: str, target: Path | None, as_json: bool) -> None:
     """Fetch a file, or a folder with all that is in it, to TARGET (the same name here)."""
     from fal._data_files import remote_path
     from fal._problem import Problem
-    from fal.cli.console import Screen, amount
+    from fal.cli.console import Screen, amount, print_json
 
     data, remote = _data(), remote_path(path)
     found = list(data.files_below(remote))
@@ -83,16 +84,20 @@ def download(path: str, target: Path | None) -> None:
         for entry in found:
             below = entry.path.removeprefix(remote).strip("/")
             data.download(entry.path, whole / below if below else whole, advance)
+    if as_json:
+        print_json({"files": len(found), "bytes": size, "path": str(whole)})
+        return
     screen.tick(f"{_files(found)} ({amount(size)}) in {whole}")
 
 
 @command.command("upload")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("path", required=False)
-def upload(source: Path, path: str | None) -> None:
+@json_option
+def upload(source: Path, path: str | None, as_json: bool) -> None:
     """Put a file, or a folder with all that is in it, to PATH (the same name in /data)."""
     from fal._data_files import remote_path
-    from fal.cli.console import Screen, amount
+    from fal.cli.console import Screen, amount, print_json
 
     data, name = _data(), source.absolute().name
     remote = remote_path(path or name)
@@ -105,6 +110,9 @@ def upload(source: Path, path: str | None) -> None:
         for file in sources:
             below = file.relative_to(source).as_posix()
             data.upload(file, remote if file == source else f"{remote}/{below}", advance)
+    if as_json:
+        print_json({"files": len(sources), "bytes": size, "path": remote})
+        return
     screen.tick(f"{_files(sources)} ({amount(size)}) in {remote}")
 
 
@@ -115,23 +123,28 @@ def _files(found: Sequence[object]) -> str:
 @command.command("mv")
 @click.argument("path")
 @click.argument("destination")
-def move(path: str, destination: str) -> None:
+@json_option
+def move(path: str, destination: str, as_json: bool) -> None:
     """Give a file or folder another place."""
     from fal._data_files import remote_path
-    from fal.cli.console import Screen
+    from fal.cli.console import Screen, print_json
 
     source, target = remote_path(path), remote_path(destination)
     _data().move(source, target)
+    if as_json:
+        print_json({"path": target})
+        return
     Screen().tick(f"{source} is {target} now")
 
 
 @command.command("rm")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def remove(paths: tuple[str, ...], yes: bool) -> None:
+@json_option
+def remove(paths: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Delete files, or folders with all that is in them."""
     from fal._data_files import remote_path
-    from fal.cli.console import Screen
+    from fal.cli.console import Screen, print_json
 
     remotes = [remote_path(path) for path in paths]
     if not yes and sys.stdin.isatty():
@@ -139,4 +152,7 @@ def remove(paths: tuple[str, ...], yes: bool) -> None:
     data = _data()
     for remote in remotes:
         data.delete(remote)
-        Screen().tick(f"Deleted {remote}")
+        if not as_json:
+            Screen().tick(f"Deleted {remote}")
+    if as_json:
+        print_json({"deleted": remotes})

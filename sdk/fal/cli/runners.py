@@ -12,7 +12,15 @@ from urllib.parse import quote
 
 import click
 
-from fal.cli.logs import follow_option, limit_option, show_logs
+from fal.cli.logs import (
+    Wanted,
+    follow_option,
+    limit_option,
+    search_option,
+    show_logs,
+    since_option,
+    until_option,
+)
 from fal.cli.options import control_api, items_of, json_option
 
 
@@ -83,11 +91,34 @@ def _start(worker: dict[str, Any]) -> str:
 @app_option
 @follow_option
 @limit_option
+@search_option
+@since_option
+@until_option
 @json_option
-def logs(runner: str, app: str | None, follow: bool, limit: int, as_json: bool) -> None:
+def logs(runner: str, app: str | None, follow: bool, limit: int, as_json: bool, **window: Any) -> None:
     """Show what one RUNNER (an id from `fal runners list`) logged."""
     api = control_api()
-    show_logs(api, app or _app_of(api, runner), follow=follow, limit=limit, as_json=as_json, worker_id=runner)
+    wanted = Wanted(worker_id=runner, **window)
+    show_logs(api, app or _app_of(api, runner), wanted, follow=follow, limit=limit, as_json=as_json)
+
+
+@command.command("gpus")
+@json_option
+def gpus(as_json: bool) -> None:
+    """Count the GPUs that your runners hold, by machine type."""
+    from fal.cli.console import Screen, print_json
+
+    answer = control_api().json("GET", "/rest/applications/metrics")
+    if as_json:
+        print_json(answer)
+        return
+    rows = [
+        (app, name, count)
+        for app, held in sorted(answer["apps"].items())
+        for name, count in sorted(held["gpu_count_by_type"].items())
+        if count
+    ]
+    Screen().table(["App", "Machine", "GPUs"], rows, empty="No runner holds a GPU.")
 
 
 @command.command("stop")

@@ -88,11 +88,15 @@ def list_secrets(env: str, as_json: bool) -> None:
 @command.command("unset")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @env_option
-def unset(names: tuple[str, ...], env: str) -> None:
+@json_option
+def unset(names: tuple[str, ...], env: str, as_json: bool) -> None:
     """Forget secrets. Runners that are up keep them until they are replaced."""
-    from fal.cli.console import Screen
+    from fal.cli.console import Screen, print_json
 
     api = control_api()
     for name in names:
         api.request("DELETE", f"/api/v1/secrets/{quote(name, safe='')}", params={"env": env})
-        Screen().tick(f"Unset {name}")
+        if not as_json:
+            Screen().tick(f"Unset {name}")
+    if as_json:
+        print_json({"unset": list(names), "env": env})
