@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,3 +56,31 @@ def test_the_content_is_part_of_the_key() -> None:
 def test_nothing_else_is_an_upload(url: str) -> None:
     with pytest.raises(BadRequirement, match="no file that was sent along"):
         parse_line(f"shop @ {url}")
+
+
+@pytest.mark.parametrize("way", ["..", "absolute", "link"])
+def test_a_hostile_archive_reaches_nothing(make_settings: MakeSettings, tmp_path: Path, way: str) -> None:
+    """What is sent along is a tenant's: an archive that leads out of its folder must not write beside it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    ways: dict[str, list[tuple[str, str | None]]] = {
+        "..": [("shop-0/" + "../" * 20 + f"{outside}/evil", None)],
+        "absolute": [(f"{outside}/evil", None)],
+        "link": [("shop-0/way", str(outside)), ("shop-0/way/evil", None)],
+    }
+    with tarfile.open(tmp_path / "hostile.tar.gz", "w:gz") as archive:
+        for name, link in ways[way]:
+            entry = tarfile.TarInfo(name)
+            if link is not None:
+                entry.type, entry.linkname = tarfile.SYMTYPE, link
+            else:
+                entry.size = 4
+            archive.addfile(entry, None if link else io.BytesIO(b"evil"))
+    data = (tmp_path / "hostile.tar.gz").read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / sha256).write_bytes(data)
+    settings = replace(make_settings(), uploaded=tmp_path / "objects")
+    with pytest.raises(BuildError):
+        run(Built.make(settings, f"shop @ upload:{sha256}/shop.tar.gz"))
+    assert list(outside.iterdir()) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from fal._loading import LoadedApp
@@ -62,9 +63,7 @@ class Delivery:
         Raises:
             Problem: refused, or the build failed (its lines have been shown).
         """
-        count, size = self.api.upload_missing(loaded.uploads)
-        if count:
-            self.screen.line(f"Sent {count} file{'s' * (count != 1)} ({amount(size)})", "dim")
+        self._upload(loaded.uploads)
         registered = self.api.deploy(
             loaded.spec.to_json(),
             [asdict(file) for file in loaded.bundle.files],
@@ -82,6 +81,15 @@ class Delivery:
         urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
         alias = self._wait_pointed(self.app, revision)
         return Built(self.app, revision, urls, str(alias.get("auth") or loaded.spec.auth or "private"))
+
+    def _upload(self, uploads: Mapping[str, Path]) -> None:
+        missing = self.api.missing(uploads)
+        size = sum(uploads[sha256].stat().st_size for sha256 in missing)
+        with self.screen.progress("Sending files", size) as advance:
+            for sha256 in missing:
+                self.api.upload(sha256, uploads[sha256], advance)
+        if missing:
+            self.screen.line(f"Sent {len(missing)} file{'s' * (len(missing) != 1)} ({amount(size)})", "dim")
 
     def _wait_pointed(self, app: str, revision: str) -> dict[str, Any]:
         """The alias, once it points at the revision: a URL that is shown must answer."""
