@@ -14,14 +14,14 @@ from typing import Any
 import structlog
 from fal import _offers
 from fal._limits import APP_NAME_RULE, env_of, is_app_name, name_in_env
-from fal._spec import AppSpec, BundleFile, EnvironmentSpec
+from fal._spec import AppSpec, BundleFile
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from envbuilder.errors import BadRequirement
 from envbuilder.key import environment_key
-from envbuilder.requirements import parse
+from envbuilder.requirements import parse, placeholders
 from scheduler.store import keys
 from scheduler.store.records import ApiKeyRecord, EnvironmentState, RevisionRecord, RevisionState
 
@@ -68,7 +68,7 @@ class Deployments:
             # The name is the only thing that keeps a public app private to those who were told it.
             spec = replace(spec, name=replaced or str(uuid.uuid4()), auth=spec.auth or "public")
         app = f"{caller.owner}/{spec.name}"
-        anew = uuid.uuid4().hex[:12] if no_cache else await self._built_anew(app, spec.environment)
+        anew = uuid.uuid4().hex[:12] if no_cache else await self._built_anew(app, spec)
         spec = replace(spec, environment=replace(spec.environment, built_anew=anew))
         revision = await self._store_revision(app, spec, files, message)
         await self._store.environments.request_build(
@@ -168,18 +168,26 @@ class Deployments:
         known = {secret.name for secret in await self._store.secrets.list(owner, spec.env)}
         return [name for name in spec.secrets or () if name not in known]
 
-    async def _built_anew(self, app: str, environment: EnvironmentSpec) -> str:
-        """Which of the environments of these inputs the app uses already: a deploy does not go back to an older one."""
+    async def _built_anew(self, app: str, spec: AppSpec) -> str:
+        """Which of the environments of these inputs the app uses already: a deploy does not go back to an older one.
+
+        One that an owner's secrets opened the way to is that owner's: others would get what is kept from them.
+        """
+        environment = spec.environment
+        try:
+            own = f"{app.partition('/')[0]}/{spec.env}" if placeholders(environment) else ""
+        except BadRequirement as error:
+            raise bad_request(str(error)) from None
         alias = await self._store.apps.get(app)
         if alias is None or alias.revision is None:
-            return ""
+            return own
         serving = await self._store.apps.revision(app, alias.revision)
         used = serving.spec.environment if serving is not None else environment
         try:
             same = environment_key(replace(environment, built_anew=used.built_anew)) == environment_key(used)
         except BadRequirement as error:
             raise bad_request(str(error)) from None
-        return used.built_anew if same else ""
+        return used.built_anew if same else own
 
     async def _store_revision(
         self, app: str, spec: AppSpec, files: tuple[BundleFile, ...], message: str | None

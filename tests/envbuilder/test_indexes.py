@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.envbuilder.builds import Built
+from envbuilder import BuildError, build, placeholders
+from envbuilder.key import environment_key
+from tests.envbuilder.builds import Built, spec_of
 from tests.envbuilder.conftest import MakeSettings
 from tests.support.loop import run
 
@@ -65,6 +67,25 @@ def test_a_private_index_of_the_operator(make_settings: MakeSettings, index: str
     built = run(Built.make(settings, "kw-private-kit", smoke_imports=("kw_private_kit:PRICE",)))
     assert built.version("kw-private-kit") == "1.0"
     assert PASSWORD not in built.text
+
+
+def test_an_owners_secret_opens_an_index_and_is_told_to_nobody(make_settings: MakeSettings, index: str) -> None:
+    """Requirements went to the platform with the token in them: into the key's inputs, the log and the record."""
+    lines: list[str] = []
+    settings = make_settings()
+    spec = spec_of(f"--extra-index-url=http://ci:${{TOKEN}}@{index}/simple", "kw-private-kit")
+    assert placeholders(spec) == ("TOKEN",)
+    with pytest.raises(BuildError, match=r"the secret TOKEN, which is not set\. Next: `fal secrets set TOKEN`"):
+        run(build(spec, settings, lines.append))
+    with pytest.raises(BuildError) as refused:
+        run(build(spec, settings, lines.append, {"TOKEN": "wrong-password"}))
+    assert "wrong-password" not in str(refused.value) + "".join(lines)
+    built = run(build(spec, settings, lines.append, {"TOKEN": PASSWORD, "OTHER": "x"}))
+    assert "kw-private-kit==1.0" in built.packages
+    assert PASSWORD not in "".join(lines)
+    assert built.key == environment_key(spec)
+    again = run(build(spec, settings, lines.append, {"TOKEN": "another"}))
+    assert again.path == built.path, "a new token needs no new environment"
 
 
 def test_find_links_of_the_operator(make_settings: MakeSettings, tmp_path: Path) -> None:

@@ -321,6 +321,21 @@ def test_an_app_of_a_named_environment_carries_its_mark(gateway: RunningGateway,
     assert long.status_code == 400
 
 
+def test_an_environment_that_a_secret_opened_the_way_to_is_its_owners(
+    gateway: RunningGateway, client: httpx.Client
+) -> None:
+    """Environments are shared by their inputs: whoever wrote another owner's requirements got what that one's token
+    had fetched."""
+    upload(client)
+    environment = replace(HELLO.environment, requirements=(("--extra-index-url=https://${TOKEN}@host/simple", "kit"),))
+    made = client.post("/api/v1/deployments", json=deployment(name="guarded", environment=environment)).json()
+    assert made["environment_key"] == environment_key(replace(environment, built_anew=f"{OWNER}/main"))
+    again = client.post("/api/v1/deployments", json=deployment(name="guarded", environment=environment)).json()
+    assert again["environment_key"] == made["environment_key"]
+    plain = client.post("/api/v1/deployments", json=deployment(name="plain")).json()
+    assert plain["environment_key"] == environment_key(HELLO.environment)
+
+
 def test_a_check_tells_what_would_change_and_does_nothing(gateway: RunningGateway, client: httpx.Client) -> None:
     app = gateway.app("checked", auth="shared")
     gateway.call(gateway.store.apps.set_scaling(app, ScalingSpec(keep_alive=9)))
