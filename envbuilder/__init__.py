@@ -7,6 +7,7 @@ disk. ``envbuilder.key`` alone is cheap and pure.
 from envbuilder.builder import build
 from envbuilder.errors import BadRequirement, BuildError, EnvironmentGone
 from envbuilder.eviction import Evicted, evict
+from envbuilder.requirements import placeholders
 from envbuilder.settings import BuildSettings
 from envbuilder.shelf import Environment, find, hold
 
@@ -21,4 +22,5 @@ __all__ = [
     "evict",
     "find",
     "hold",
+    "placeholders",
 ]

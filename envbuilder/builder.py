@@ -10,16 +10,17 @@ import errno
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from envbuilder import plan
 from envbuilder.cpu_wheels import cpu_constraints, installed_cpu_build
-from envbuilder.errors import DISK_FULL, BuildError, DiskFull, LimitReached, Unsatisfiable
+from envbuilder.errors import DISK_FULL, BadRequirement, BuildError, DiskFull, LimitReached, Unsatisfiable
 from envbuilder.eviction import unfinished
 from envbuilder.install import Site, create_venv, install_layers, installed_packages
 from envbuilder.interpreters import find_interpreter
@@ -38,10 +39,16 @@ _POLL_S = 0.1
 _WAITING_LINE_S = 10.0
 
 
-async def build(spec: EnvironmentSpec, settings: BuildSettings, on_line: Callable[[str], None]) -> Environment:
+async def build(
+    spec: EnvironmentSpec,
+    settings: BuildSettings,
+    on_line: Callable[[str], None],
+    secrets: Mapping[str, str] | None = None,
+) -> Environment:
     """The environment of ``spec``, built if it is not there yet.
 
     Args:
+        secrets: values for the placeholders of addresses; neither key, log nor error tells them.
         on_line: called on the event loop with every line of output, without terminal codes.
 
     Raises:
@@ -53,13 +60,31 @@ async def build(spec: EnvironmentSpec, settings: BuildSettings, on_line: Callabl
     if found is not None and not to_import(spec.smoke_imports, found.smoked):
         touch(found)
         return found
-    log = BuildLog(on_line)
+    values = _filling(asked, secrets or {})
+    hidden = (*values.values(), *((secrets or {})[name] for name in values))
+    log = BuildLog(on_line, hidden)
     try:
         settings.environments.mkdir(parents=True, exist_ok=True)
         settings.uv_cache.mkdir(parents=True, exist_ok=True)
-        return await _build_alone(spec, asked, key, settings, log)
+        return await _build_alone(spec, asked.filled(values), key, settings, log)
     except OSError as error:
         raise _disk_trouble(error, log) from error
+    except BuildError as error:
+        raise error.without(hidden) from None
+
+
+def _filling(asked: Asked, secrets: Mapping[str, str]) -> dict[str, str]:
+    """What addresses need of the secrets, fit for an address.
+
+    Raises:
+        BadRequirement: one is not set.
+    """
+    if missing := [name for name in asked.placeholders if name not in secrets]:
+        raise BadRequirement(
+            f"The requirements name the secret {missing[0]}, which is not set. Next: `fal secrets set {missing[0]}`, "
+            "then deploy again."
+        )
+    return {name: quote(secrets[name], safe="") for name in asked.placeholders}
 
 
 async def _build_alone(

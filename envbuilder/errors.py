@@ -14,7 +14,14 @@ BuildError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """``text`` with stars in place of each of those values."""
+    for secret in secrets:
+        text = text.replace(secret, "****")
+    return text
 
 
 class BuildError(Exception):
@@ -36,6 +43,11 @@ class BuildError(Exception):
     def with_tail(self, log_tail: Sequence[str]) -> BuildError:
         """The same error, carrying the lines that the build has printed by now."""
         return type(self)(self.message, log_tail)
+
+    def without(self, secrets: Iterable[str]) -> BuildError:
+        """The same error with stars in place of those values."""
+        hidden = [secret for secret in secrets if secret]
+        return type(self)(hide(self.message, hidden), [hide(line, hidden) for line in self.log_tail])
 
 
 class BadRequirement(BuildError, ValueError):

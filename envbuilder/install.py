@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import importlib.metadata
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from envbuilder.errors import DISK_FULL, BuildError, DiskFull, InstallFailed, So
 from envbuilder.key import RUNTIME_NAMES, RUNTIME_REQUIREMENTS
 from envbuilder.plan import Attempt
 from envbuilder.process import BuildLog, Finished, Limits, run_child
-from envbuilder.requirements import Asked, Layer
+from envbuilder.requirements import Asked, Layer, Wanted
 from envbuilder.settings import BuildSettings
 
 _UV = ("--no-config", "--color", "never", "--no-python-downloads")
@@ -101,10 +102,10 @@ async def install_layers(site: Site, asked: Asked, attempt: Attempt) -> None:
     if constraints is not None:
         constraints.write_text("\n".join(bounds) + "\n")
     for number, layer in enumerate(layers, start=1):
-        shown = ", ".join(wanted.text for wanted in layer.wanted) or "the runner's requirements only"
+        shown = ", ".join(wanted.shown for wanted in layer.wanted) or "the runner's requirements only"
         step = f"layer {number} of {len(layers)}" if len(layers) > 1 else "packages"
         site.log.say(f"Installing {step} {attempt.how}: {shown}")
-        lines = [wanted.text for wanted in layer.wanted] + (list(runtime) if number == 1 else [])
+        lines = [_line(wanted, site) for wanted in layer.wanted] + (list(runtime) if number == 1 else [])
         listing = site.work / f"layer-{number}.txt"
         listing.write_text("\n".join(lines) + "\n")
         arguments = _install_arguments(site, asked, layer, attempt, listing, constraints)
@@ -112,6 +113,27 @@ async def install_layers(site: Site, asked: Asked, attempt: Attempt) -> None:
         finished = await site.uv("The install", *arguments, environment=environment)
         if finished.status != 0:
             raise failure(finished, site.log.tail)
+
+
+def _line(wanted: Wanted, site: Site) -> str:
+    """A requirement as uv gets it: what was sent along lies in the scratch folder, under the name that it had.
+
+    Raises:
+        InstallFailed: it is not on this machine.
+    """
+    if wanted.uploaded is None:
+        return wanted.text
+    sha256, name = wanted.uploaded
+    place = site.work / sha256[:16] / name
+    source = site.settings.uploaded / sha256
+    if not source.is_file():
+        raise InstallFailed(
+            f"What was sent along for {wanted.name} is not in {site.settings.uploaded}. Next: deploy again; the "
+            "builder and the gateway must share the data folder."
+        )
+    place.parent.mkdir(exist_ok=True)
+    shutil.copyfile(source, place)
+    return wanted.text.replace(f"upload:{sha256}/{name}", place.as_uri())
 
 
 def runtime_requirements(asked: Asked) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import cast
 
 import psutil
 
-from envbuilder.errors import DiskFull, LimitReached
+from envbuilder.errors import DiskFull, LimitReached, hide
 
 _LIFELINE = str(Path(__file__).with_name("lifeline.py"))
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -33,9 +33,13 @@ _WORK_S = 0.02
 
 @dataclass
 class BuildLog:
-    """Where a build's lines go: to the caller, one by one, and into the tail that an error carries."""
+    """Where a build's lines go: to the caller, one by one, and into the tail that an error carries.
+
+    ``hidden``: values that no line shows.
+    """
 
     on_line: Callable[[str], None]
+    hidden: Sequence[str] = ()
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=80))
     lines: int = 0
 
@@ -45,7 +49,7 @@ class BuildLog:
             self.lines += 1
             if self.lines > _MAX_LINES:
                 continue
-            clean = clean_line(line) if self.lines < _MAX_LINES else "[further lines are left out]"
+            clean = clean_line(hide(line, self.hidden)) if self.lines < _MAX_LINES else "[further lines are left out]"
             self.tail.append(clean)
             self.on_line(clean)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -18,10 +19,16 @@ from packaging.utils import canonicalize_name
 
 from envbuilder.errors import BadRequirement
 
+if TYPE_CHECKING:
+    from fal._spec import EnvironmentSpec
+
 #: Injected into every runner through PYTHONPATH, so that an environment never depends on a release of the platform.
 INJECTED = "fal"
 #: How far URLs may reach. ``file:`` is not among them: it would read the builder's disk.
 _URL_SCHEMES = ("https://", "http://", "git+https://", "git+http://", "git+ssh://")
+#: A project or wheel of the user's machine, sent along: ``upload:<sha256>/<filename>``.
+_UPLOAD = re.compile(r"upload:(?P<sha256>[0-9a-f]{64})/(?P<name>[A-Za-z0-9][A-Za-z0-9._+!-]{0,199})")
+_UPLOADED_KINDS = (".whl", ".tar.gz", ".zip")
 _VALUE_OPTIONS = {
     "--extra-index-url": "extra_index_urls",
     "--find-links": "find_links",
@@ -30,6 +37,10 @@ _VALUE_OPTIONS = {
     "-i": "index_url",
 }
 _ALLOWED = "--index-url URL, --extra-index-url URL, --find-links URL and --pre"
+
+
+#: A secret of the owner's in an address, such as the token of a private index.
+_PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,17 @@ class Wanted:
         if len(clauses) == 1 and clauses[0].operator in ("==", "===") and not clauses[0].version.endswith(".*"):
             return clauses[0].version
         return None
+
+    @property
+    def uploaded(self) -> tuple[str, str] | None:
+        """SHA-256 and file name of what was sent along for it; None for everything else."""
+        found = _UPLOAD.search(self.text)
+        return (found["sha256"], found["name"]) if found else None
+
+    @property
+    def shown(self) -> str:
+        """For people to read."""
+        return _UPLOAD.sub("your own files", self.text)
 
     @property
     def floats(self) -> bool:
@@ -81,6 +103,44 @@ class Asked:
     @property
     def wanted(self) -> tuple[Wanted, ...]:
         return tuple(w for layer in self.layers for w in layer.wanted)
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Names of the secrets that addresses hold, as in ``https://${TOKEN}@host/simple``."""
+        names = (name for layer in self.layers for text in _addresses(layer) for name in _PLACEHOLDER.findall(text))
+        return tuple(dict.fromkeys(names))
+
+    def filled(self, secrets: Mapping[str, str]) -> Asked:
+        """The same with values in place of ``placeholders``; they count for no key."""
+
+        def fill(text: str) -> str:
+            return _PLACEHOLDER.sub(lambda match: secrets[match[1]], text)
+
+        layers = (
+            replace(
+                layer,
+                wanted=tuple(replace(wanted, text=fill(wanted.text)) for wanted in layer.wanted),
+                index_url=fill(layer.index_url) if layer.index_url else None,
+                extra_index_urls=tuple(map(fill, layer.extra_index_urls)),
+                find_links=tuple(map(fill, layer.find_links)),
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=tuple(layers))
+
+
+def placeholders(spec: EnvironmentSpec) -> tuple[str, ...]:
+    """Names of the secrets that the addresses of its requirements hold.
+
+    Raises:
+        BadRequirement: as ``parse``.
+    """
+    return parse(spec.requirements, spec.constraints, spec.exclude_newer).placeholders
+
+
+def _addresses(layer: Layer) -> Iterator[str]:
+    yield from (wanted.text for wanted in layer.wanted)
+    yield from (layer.index_url or "", *layer.extra_index_urls, *layer.find_links)
 
 
 def parse(
@@ -146,7 +206,7 @@ def _option(item: str, following: list[str]) -> tuple[str, str]:
         values = [following.pop(0)]
     if len(values) != 1 or not values[0] or values[0].startswith("-"):
         raise BadRequirement(f'"{item}" needs exactly one value. Next: write "{name} URL" as an item of its own.')
-    _check_no_placeholder(item, values[0])
+    _check_placeholders(item, values[0])
     reachable = values[0].startswith(("https://", "http://")) or (
         _VALUE_OPTIONS[name] == "find_links" and values[0].startswith("/")
     )
@@ -172,7 +232,7 @@ def parse_line(line: str) -> Wanted:
     Raises:
         BadRequirement: the line is neither a requirement (PEP 508) nor an https or git address.
     """
-    _check_no_placeholder(line, line)
+    _check_placeholders(line, line)
     if line.startswith(_URL_SCHEMES):
         if " " in line:
             raise BadRequirement(f'"{line}" holds a space. Next: one address per item.')
@@ -183,7 +243,10 @@ def parse_line(line: str) -> Wanted:
         raise BadRequirement(
             f'"{line}" is not a requirement: {str(error).splitlines()[0]}.{_suggestion(line)}'
         ) from error
-    if requirement.url is not None and not requirement.url.startswith(_URL_SCHEMES):
+    if requirement.url is not None and requirement.url.startswith("upload:"):
+        if not _UPLOAD.fullmatch(requirement.url) or not requirement.url.endswith(_UPLOADED_KINDS):
+            raise BadRequirement(f'"{line}" names no file that was sent along. Next: write the path, as in ".".')
+    elif requirement.url is not None and not requirement.url.startswith(_URL_SCHEMES):
         raise BadRequirement(
             f'"{line}" points at {requirement.url!r}, which only the machine that wrote it can read. '
             "Next: use an https or git+https address, or ship the code as a module beside the app."
@@ -213,9 +276,14 @@ def _suggestion(line: str) -> str:
     return ' Next: write it like "name==1.2.3" or "name>=1,<2".'
 
 
-def _check_no_placeholder(item: str, value: str) -> None:
-    if "${" in value:
-        raise BadRequirement(f'"{item}" holds a ${{NAME}} placeholder, which is not filled in. Next: write its value.')
+def _check_placeholders(item: str, value: str) -> None:
+    """They stand in addresses alone: what is installed must not depend on what only one owner knows."""
+    before, scheme, address = value.partition("://")
+    if "${" in before or "${" in _PLACEHOLDER.sub("", address) or ("${" in value and not scheme):
+        raise BadRequirement(
+            f'"{item}" holds a placeholder outside of an address, or a broken one. Next: write '
+            '"--extra-index-url https://${TOKEN}@host/simple", and `fal secrets set TOKEN`.'
+        )
 
 
 def _constraint(line: str) -> Wanted:

@@ -32,6 +32,7 @@ class BuildSettings:
     Args:
         environments: folder of all environments.
         uv_cache: uv's cache; on the same filesystem, or every install copies across.
+        uploaded: where files that were sent along lie, each under its SHA-256.
         child_environment: the only variables that uv, source builds and smoke imports see.
         default_index, extra_indexes, find_links: the operator's, in uv's meaning; the first index that has a name wins.
             No default index: the one that uv itself knows.
@@ -50,6 +51,7 @@ class BuildSettings:
 
     environments: Path
     uv_cache: Path
+    uploaded: Path = Path("/nonexistent")
     child_environment: Mapping[str, str] = field(default_factory=dict)
     default_index: str | None = None
     extra_indexes: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ class BuildSettings:
         return cls(
             environments=_path(environ, "KEEPWARM_ENVIRONMENTS_DIR", data / "environments"),
             uv_cache=_path(environ, "KEEPWARM_UV_CACHE_DIR", data / "uv-cache"),
+            uploaded=data / "bundles" / "objects",
             child_environment=_child_environment(environ),
             default_index=default_index,
             extra_indexes=extra_indexes,

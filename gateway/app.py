@@ -34,17 +34,26 @@ from .incoming import Head, new_request_id, read_head
 from .letters import Letters
 from .limits import Limits
 from .logs import Logs
+from .named_environments import NamedEnvironments
 from .openapi import OpenApi
 from .public import Public
 from .queue import Queue
 from .results import Results
 from .run import Access, Run
+from .secrets import Secrets
 from .settings import Settings
 from .storage import Storage
 from .tokens import Tokens
 from .uploads import Uploads
+from .workers import Workers
 
 log = structlog.get_logger("gateway")
+
+#: The nouns of the control API.
+_CONTROL = (
+    *(Public, Bundles, Deployments, Apps, Workers, Letters, DeadWebhooks, Logs, ApiKeys),
+    *(Secrets, NamedEnvironments, FalCli, DataFiles),
+)
 
 
 class Gateway:
@@ -64,8 +73,7 @@ class Gateway:
         self._queue = Queue(store, settings, addresses, access, limits, self._streams)
         self._files = Files(store, keys, settings.write_timeout)
         self._uploads = Uploads(store, settings, addresses, keys, tokens, limits)
-        parts = (Public, Bundles, Deployments, Apps, Letters, DeadWebhooks, Logs, ApiKeys, FalCli, DataFiles)
-        routes = [route for part in parts for route in part(control).routes()]
+        routes = [route for part in _CONTROL for route in part(control).routes()]
         routes += CallTokens(control, tokens).routes() + Storage(control, tokens).routes()
         routes += OpenApi(routes).routes()
         self.routes = tuple(routes)

@@ -1,11 +1,15 @@
-"""Apps in the control API: look, delete, scale, point at another revision; their workers, queue and the hosts."""
+"""Apps in the control API: look, delete, scale, point at another revision; their queue and the hosts."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+import uuid
+from dataclasses import replace
+from typing import Any, get_args
 
-from fal._spec import ScalingSpec
+from fal import _offers
+from fal._spec import Auth, ScalingSpec
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,9 +22,12 @@ from . import shapes, wire
 from .control import Control, answer
 from .errors import Refusal, bad_request
 from .operations import describe
-from .specs import check_scaling, validation_text
+from .specs import check_scaling, read_spec, validation_text
+from .workers import strategy_of
 
 _SCALING = TypeAdapter(ScalingSpec)
+#: Settings that ``fal apps scale`` changes though they belong to a revision.
+_OF_REVISIONS = frozenset({"max_multiplexing", "startup_timeout", "machine_types"})
 _APP = "/api/v1/apps/{owner}/{app}"
 
 
@@ -39,7 +46,7 @@ class Apps:
             Route(f"{_APP}/scaling", self.scale, methods=["PATCH"]),
             Route(f"{_APP}/revision", self.point, methods=["POST"]),
             Route(f"{_APP}/revisions", self.revisions, methods=["GET"]),
-            Route(f"{_APP}/workers", self.workers, methods=["GET"]),
+            Route(f"{_APP}/revisions/{{revision}}", self.drop_revision, methods=["DELETE"]),
             Route(f"{_APP}/openapi.json", self.openapi, methods=["GET"]),
             Route("/api/v1/queue/{owner}/{app}", self.queue_size, methods=["GET"]),
             Route("/api/v1/queue/{owner}/{app}", self.queue_flush, methods=["DELETE"]),
@@ -86,25 +93,65 @@ class Apps:
         self._control.directory.forget(app.app)
         return Response(status_code=204)
 
-    @describe(200, shapes.Scaled, body=ScalingSpec, partial=True)
+    @describe(200, shapes.Scaled, body=shapes.ScalingChanges, partial=True, refusals=(409,))
     async def scale(self, request: Request) -> Response:
-        """Change some scaling settings; the others stay."""
+        """Change some scaling settings; the others stay.
+
+        Those of a revision, which are as the code says until they are changed here, make a revision with another
+        value: the next deploy has the code's again, and one may roll back.
+        """
         app = await self._control.owned_alias(request)
         changes = await self._control.json(request)
         known = wire.scaling(app.scaling)
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
-            raise bad_request(f"Unknown scaling setting {unknown[0]!r}; there are {', '.join(known)}.")
+        if unknown := sorted(changes.keys() - known.keys() - _OF_REVISIONS):
+            names = ", ".join((*known, *sorted(_OF_REVISIONS)))
+            raise bad_request(f"Unknown scaling setting {unknown[0]!r}; there are {names}.")
+        of_revision = {name: changes.pop(name) for name in _OF_REVISIONS & changes.keys()}
         scaling = check_scaling(_scaling({**known, **changes}))
+        made = await self._revision_with(app, of_revision) if of_revision else None
         await self._store.apps.set_scaling(app.app, scaling)
         self._control.directory.forget(app.app)
-        return answer({"app": app.app, "scaling": wire.scaling(scaling)})
+        if scaling.request_timeout != app.scaling.request_timeout:
+            # Workers know the limit that they started with.
+            await self._store.workers.retire(app.app, "its request_timeout was changed")
+        if made is not None:
+            await self._store.apps.put_revision(made)
+            await self._store.apps.point(app.app, made.revision, auth=None, scaling=None, ephemeral=app.ephemeral)
+            self._control.directory.forget(app.app)
+        revision = made.revision if made is not None else app.revision
+        return answer({"app": app.app, "scaling": wire.scaling(scaling), "revision": revision})
+
+    async def _revision_with(self, app: AppRecord, changes: dict[str, Any]) -> RevisionRecord:
+        """The serving revision with other settings: same files, same environment.
+
+        Raises:
+            Refusal: 400 for a value that cannot be, 409 when the app has no revision or no host offers the type.
+        """
+        serving = await self._current(app)
+        if serving is None:
+            raise Refusal(409, f'"{app.app}" has no revision yet.')
+        spec = read_spec(serving.spec.to_json() | changes)
+        hosts = await self._store.hosts.list()
+        refusal = _offers.refusal(spec.machine_types, hosts, spec.num_gpus, spec.gpu_memory_mb)
+        if refusal is not None:
+            raise Refusal(409, refusal)
+        said = ", ".join(f"{name} = {value}" for name, value in changes.items())
+        return replace(
+            serving,
+            revision=uuid.uuid4().hex[:12],
+            spec=spec,
+            message=f"{serving.revision} with {said}",
+            created_at_ms=int(time.time() * 1000),
+        )
 
     @describe(200, shapes.Pointed, body=shapes.RevisionChoice, refusals=(409,))
     async def point(self, request: Request) -> Response:
         """Roll back (or forward) to a revision that was built."""
         app = await self._control.owned_alias(request)
-        name = (await self._control.json(request)).get("revision")
+        body = await self._control.json(request)
+        name, strategy, auth = body.get("revision"), strategy_of(body), body.get("auth")
+        if auth is not None and auth not in get_args(Auth):
+            raise bad_request(f'"auth" must be one of {", ".join(get_args(Auth))}.')
         if not isinstance(name, str):
             raise bad_request('"revision" must be the name of a revision.')
         revision = await self._store.apps.revision(app.app, name)
@@ -112,7 +159,9 @@ class Apps:
             raise Refusal(404, f'"{app.app}" has no revision "{name[:80]}"; see "fal apps list-rev".')
         if revision.state is not RevisionState.READY:
             raise Refusal(409, f'Revision "{name}" is {revision.state.value}: only a READY one can serve.')
-        pointed = await self._store.apps.point(app.app, name, auth=None, scaling=None, ephemeral=app.ephemeral)
+        pointed = await self._store.apps.point(app.app, name, auth=auth, scaling=None, ephemeral=app.ephemeral)
+        if strategy == "recreate":
+            await self._store.workers.request_stop_all(app.app, "drain", "its revision was replaced", but=name)
         self._control.directory.forget(app.app)
         return answer(wire.app(pointed, self._control.urls(request, app.app)))
 
@@ -125,11 +174,15 @@ class Apps:
         found = sorted(await self._store.apps.revisions(name), key=lambda item: -item.created_at_ms)
         return answer({"items": [wire.revision(item, item.revision == current) for item in found]})
 
-    @describe(200, shapes.Items[shapes.Worker])
-    async def workers(self, request: Request) -> Response:
-        """The app's workers."""
-        app = await self._control.owned_alias(request)
-        return answer({"items": [wire.worker(worker) for worker in await self._store.workers.list(app.app)]})
+    @describe(204, refusals=(404, 409))
+    async def drop_revision(self, request: Request) -> Response:
+        """A revision that does not serve goes: one cannot roll back to it any more."""
+        app, name = (await self._control.owned_alias(request)).app, request.path_params["revision"]
+        if await self._store.apps.revision(app, name) is None:
+            raise Refusal(404, f'"{app}" has no revision "{name[:80]}"; see "fal apps list-rev".')
+        if not await self._store.apps.drop_revision(app, name):
+            raise Refusal(409, f'Revision "{name}" serves; point "{app}" at another one first ("fal apps set-rev").')
+        return Response(status_code=204)
 
     @describe(200, shapes.Document)
     async def openapi(self, request: Request) -> Response:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from scheduler.store import Store
+from scheduler.store.named_environments import MAIN
 from scheduler.store.records import ApiKeyRecord, AppRecord
 
 from . import wire
@@ -68,6 +69,20 @@ class Control:
         if record is None:
             raise await self.directory.missing(app, await self.caller(request))
         return record
+
+    async def env(self, request: Request, caller: ApiKeyRecord) -> str:
+        """The named environment of ``?env=``, ``main`` without one; 404 when the owner has no such."""
+        name = request.query_params.get("env") or MAIN
+        if not await self.store.named_environments.exists(caller.owner, name):
+            raise await self.no_env(caller.owner, name)
+        return name
+
+    async def no_env(self, owner: str, name: str) -> Refusal:
+        """404 that names those that there are."""
+        there = ", ".join(env.name for env in await self.store.named_environments.list(owner))
+        return Refusal(
+            404, f'There is no environment "{name[:80]}"; there is {there}. "fal environments create" makes one.'
+        )
 
     async def json(self, request: Request) -> dict[str, Any]:
         """The body as a JSON object; 400 when it is none, or has fields that its route is not described with."""

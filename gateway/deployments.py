@@ -13,18 +13,19 @@ from typing import Any
 
 import structlog
 from fal import _offers
-from fal._limits import is_app_name
-from fal._spec import AppSpec, BundleFile, EnvironmentSpec
+from fal._limits import APP_NAME_RULE, env_of, is_app_name, name_in_env
+from fal._spec import AppSpec, BundleFile
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from envbuilder.errors import BadRequirement
 from envbuilder.key import environment_key
+from envbuilder.requirements import parse, placeholders
 from scheduler.store import keys
-from scheduler.store.records import ApiKeyRecord, RevisionRecord, RevisionState
+from scheduler.store.records import ApiKeyRecord, EnvironmentState, RevisionRecord, RevisionState
 
-from . import shapes, wire
+from . import deploy_check, shapes, wire
 from .auth import check_owner
 from .control import Control, answer
 from .errors import Refusal, bad_request
@@ -32,6 +33,7 @@ from .events import Events, Story
 from .operations import describe, events
 from .shapes import Urls
 from .specs import missing_objects, read_files, read_spec
+from .workers import strategy_of
 
 log = structlog.get_logger("gateway.deployments")
 
@@ -48,6 +50,7 @@ class Deployments:
     def routes(self) -> list[Route]:
         return [
             Route("/api/v1/deployments", self.create, methods=["POST"]),
+            Route("/api/v1/deployments/check", self.check, methods=["POST"]),
             Route("/api/v1/deployments/{owner}/{app}/{revision}/events", self.events, methods=["GET"]),
         ]
 
@@ -56,24 +59,19 @@ class Deployments:
         """A new revision; it serves once its environment is built.
 
         Raises:
-            Refusal: 400 for a spec that cannot work, 409 when no host offers its machine type or a file is missing.
+            Refusal: as ``_asked_for``; 409 when a file was not sent.
         """
         caller = await self._control.caller(request)
         body = await self._control.json(request)
         replaced = await self._replaced(body, caller)
-        spec = read_spec(body.get("spec"))
-        files = read_files(body.get("files"), spec)
+        spec, files = await self._asked_for(body, caller.owner)
         ephemeral, message = _flag(body, "ephemeral"), _message(body)
         no_cache = _flag(body, "no_cache")
-        hosts = await self._store.hosts.list()
-        refusal = _offers.refusal(spec.machine_types, hosts, spec.num_gpus, spec.gpu_memory_mb)
-        if refusal is not None:
-            raise Refusal(409, refusal)
         if ephemeral:
             # The name is the only thing that keeps a public app private to those who were told it.
             spec = replace(spec, name=replaced or str(uuid.uuid4()), auth=spec.auth or "public")
         app = f"{caller.owner}/{spec.name}"
-        anew = uuid.uuid4().hex[:12] if no_cache else await self._built_anew(app, spec.environment)
+        anew = uuid.uuid4().hex[:12] if no_cache else await self._built_anew(app, spec)
         spec = replace(spec, environment=replace(spec.environment, built_anew=anew))
         revision = await self._store_revision(app, spec, files, message)
         await self._store.environments.request_build(
@@ -81,6 +79,7 @@ class Deployments:
             revision.revision,
             ephemeral=ephemeral,
             reset_scale=_flag(body, "reset_scale"),
+            recreate=strategy_of(body) == "recreate",
         )
         log.info("revision registered", app=revision.app, revision=revision.revision, key_id=caller.key_id)
         urls = self._control.urls(request, revision.app)
@@ -91,6 +90,7 @@ class Deployments:
                 "environment_key": revision.environment_key,
                 "state": revision.state.value,
                 "urls": {**urls, "endpoints": wire.endpoints(revision, urls)},
+                "missing_secrets": await self._missing_secrets(caller.owner, spec),
             },
             201,
         )
@@ -113,18 +113,85 @@ class Deployments:
             raise Refusal(404, f'There is no ephemeral app "{app[:80]}"; its "fal run" may have ended.')
         return name
 
-    async def _built_anew(self, app: str, environment: EnvironmentSpec) -> str:
-        """Which of the environments of these inputs the app uses already: a deploy does not go back to an older one."""
+    @describe(200, shapes.DeployCheck, body=shapes.Deployment, refusals=(404, 409))
+    async def check(self, request: Request) -> Response:
+        """What a deploy would change; nothing is stored, and no file needs to have been sent."""
+        owner = (await self._control.caller(request)).owner
+        body = await self._control.json(request)
+        spec, files = await self._asked_for(body, owner)
+        app = f"{owner}/{spec.name}"
+        alias = await self._store.apps.get(app)
+        serving = await self._store.apps.revision(app, alias.revision) if alias and alias.revision else None
+        try:
+            environment = await self._store.environments.get(environment_key(spec.environment))
+        except BadRequirement as error:
+            raise bad_request(str(error)) from None
+        rows = deploy_check.changes(alias, serving, spec, files, reset_scale=_flag(body, "reset_scale"))
+        return answer(
+            {
+                "app": app,
+                "revision": serving.revision if serving is not None else None,
+                "settings": rows,
+                "environment_is_built": environment is not None and environment.state is EnvironmentState.READY,
+                "missing_secrets": await self._missing_secrets(owner, spec),
+            }
+        )
+
+    async def _asked_for(self, body: dict[str, Any], owner: str) -> tuple[AppSpec, tuple[BundleFile, ...]]:
+        """Spec and files of a deploy that can work.
+
+        Raises:
+            Refusal: 400, 404 for an environment that is not there, 409 when no host offers the machine type.
+        """
+        spec = read_spec(body.get("spec"))
+        files = read_files(body.get("files"), spec)
+        hosts = await self._store.hosts.list()
+        refusal = _offers.refusal(spec.machine_types, hosts, spec.num_gpus, spec.gpu_memory_mb)
+        if refusal is not None:
+            raise Refusal(409, refusal)
+        return await self._in_env(spec, owner), files
+
+    async def _in_env(self, spec: AppSpec, owner: str) -> AppSpec:
+        """The spec under the name that it has in its named environment.
+
+        Raises:
+            Refusal: 404 when there is no such environment, 400 when an app of another one would be named like that.
+        """
+        envs = self._store.named_environments
+        if not await envs.exists(owner, spec.env):
+            raise await self._control.no_env(owner, spec.env)
+        name = name_in_env(spec.name, spec.env)
+        if not is_app_name(name):
+            raise bad_request(f"App name {name!r}: use {APP_NAME_RULE}.")
+        if (other := env_of(name)) != spec.env and await envs.exists(owner, other):
+            raise bad_request(f"Apps of the environment {other!r} are named like {name!r}; deploy with --env {other}.")
+        return replace(spec, name=name)
+
+    async def _missing_secrets(self, owner: str, spec: AppSpec) -> list[str]:
+        """Those that the app lists and nobody has set."""
+        known = {secret.name for secret in await self._store.secrets.list(owner, spec.env)}
+        return [name for name in spec.secrets or () if name not in known]
+
+    async def _built_anew(self, app: str, spec: AppSpec) -> str:
+        """Which of the environments of these inputs the app uses already: a deploy does not go back to an older one.
+
+        One that an owner's secrets opened the way to is that owner's: others would get what is kept from them.
+        """
+        environment = spec.environment
+        try:
+            own = f"{app.partition('/')[0]}/{spec.env}" if placeholders(environment) else ""
+        except BadRequirement as error:
+            raise bad_request(str(error)) from None
         alias = await self._store.apps.get(app)
         if alias is None or alias.revision is None:
-            return ""
+            return own
         serving = await self._store.apps.revision(app, alias.revision)
         used = serving.spec.environment if serving is not None else environment
         try:
             same = environment_key(replace(environment, built_anew=used.built_anew)) == environment_key(used)
         except BadRequirement as error:
             raise bad_request(str(error)) from None
-        return used.built_anew if same else ""
+        return used.built_anew if same else own
 
     async def _store_revision(
         self, app: str, spec: AppSpec, files: tuple[BundleFile, ...], message: str | None
@@ -138,6 +205,10 @@ class Deployments:
         missing = await asyncio.to_thread(bundles.missing, hashes)
         if missing:
             raise missing_objects(files, missing)
+        asked = parse(spec.environment.requirements, spec.environment.constraints, spec.environment.exclude_newer)
+        sent = {wanted.uploaded[0]: wanted.shown for wanted in asked.wanted if wanted.uploaded is not None}
+        if missing := await asyncio.to_thread(bundles.missing, sorted(sent)):
+            raise Refusal(409, f"The files of {sent[missing[0]]} were not uploaded; upload them first.")
         revision = RevisionRecord(
             app=app,
             revision=uuid.uuid4().hex[:12],

@@ -109,15 +109,15 @@ def new_request_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
-def start_timeout(head: Head) -> float | None:
-    """``X-Fal-Request-Timeout``: seconds within which processing must start.
+def start_timeout(head: Head, default: float | None) -> float | None:
+    """``X-Fal-Request-Timeout``: seconds within which processing must start; the app's ``default`` without it.
 
     Raises:
         Refusal: 400 when it is no number of seconds above 0.1 and up to 30 days.
     """
     given = head.options.get(b"x-fal-request-timeout") if head.options else None
     if given is None:
-        return None
+        return default
     try:
         seconds = float(given)
     except ValueError:

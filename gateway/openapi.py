@@ -35,6 +35,8 @@ _IN_PATHS: Mapping[str, tuple[Json, str]] = {
     "revision": ({"type": "string", "minLength": 1}, "The name of a revision."),
     "letter": ({"type": "string", "minLength": 1}, "The id of the request that was given up."),
     "request_id": ({"type": "string", "minLength": 1}, "The id of a request."),
+    "worker_id": ({"type": "string", "minLength": 1}, "The id of a worker."),
+    "name": ({"type": "string", "minLength": 1}, "The name of a secret or a named environment."),
     "key_id": ({"type": "string", "minLength": 1}, "The first half of a key."),
     "sha256": ({"type": "string", "pattern": "^[0-9a-f]{64}$"}, "SHA-256 of the file, in lower-case hex."),
 }

@@ -116,7 +116,7 @@ class Queue:
         request_id: str,
         own: Headers,
     ) -> None:
-        _, caller = await self._access.open(app, head.authorization)
+        alias, caller = await self._access.open(app, head.authorization)
         check_preference(head)
         query, consumed = incoming.split_query(scope["query_string"], _CONSUMED)
         webhook = consumed.get("fal_webhook")
@@ -132,7 +132,7 @@ class Queue:
             body=await self._limits.read_body(receive, head.content_length),
             base_url=self._addresses.files_url(scope, head),
             priority=incoming.priority(head),
-            start_timeout=incoming.start_timeout(head),
+            start_timeout=incoming.start_timeout(head, alias.scaling.request_start_timeout),
             max_attempts=1 if incoming.no_retry(head) else MAX_ATTEMPTS,
             retries=incoming.retries(head),
             webhook=checked_webhook(webhook, self._allow_private) if webhook else None,

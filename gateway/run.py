@@ -154,9 +154,9 @@ class Run:
         if scope["method"] in _NO_METHODS:
             raise method_not_allowed(scope["method"], "POST")
         query, own = incoming.split_query(scope["query_string"], _CONSUMED) if scope["query_string"] else ("", _NOTHING)
-        _, caller = await self._access.open(app, head.authorization, own.get("fal_jwt_token"))
+        alias, caller = await self._access.open(app, head.authorization, own.get("fal_jwt_token"))
         check_preference(head)
-        start_timeout = incoming.start_timeout(head) if head.options else None
+        start_timeout = incoming.start_timeout(head, alias.scaling.request_start_timeout)
         priority = incoming.priority(head) if head.options else "normal"
         submission = Submission(
             app=app,

@@ -6,6 +6,7 @@ meaning of settings to ``fal._spec``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
 from fal._spec import AppSpec, Auth, BundleFile, ScalingSpec
@@ -74,6 +75,55 @@ class Worker(TypedDict):
     served: int
     reason: str | None
     stages: dict[str, float]
+    start_kind: str | None
+
+
+class StopChoice(TypedDict):
+    """How a worker ends: after what it has (as it is without a word), once another one is ready, or at once."""
+
+    how: NotRequired[Literal["drain", "replace", "kill"]]
+
+
+class Stopped(TypedDict):
+    """A worker that was asked to leave."""
+
+    app: str
+    worker_id: str
+    how: Literal["drain", "replace", "kill"]
+
+
+class Rollout(TypedDict):
+    """How all workers are replaced: ``rolling`` unless said otherwise; ``force`` kills them."""
+
+    strategy: NotRequired[Literal["rolling", "recreate"] | None]
+    force: NotRequired[bool]
+
+
+class RolledOut(TypedDict):
+    """How many workers were asked to leave."""
+
+    app: str
+    workers: int
+
+
+class Command(TypedDict):
+    """A program and its arguments."""
+
+    command: list[str]
+
+
+class CommandOutput(TypedDict):
+    """An event: what the command wrote, in base64."""
+
+    type: Literal["stdout", "stderr"]
+    data: str
+
+
+class CommandExit(TypedDict):
+    """The last event of a command: its exit status; 125 when it was not begun."""
+
+    type: Literal["exit"]
+    code: int
 
 
 class Pointed(TypedDict):
@@ -113,11 +163,21 @@ class AppAndWhy(App):
     waiting: str | None
 
 
+@dataclass(frozen=True)
+class ScalingChanges(ScalingSpec):
+    """Scaling settings, and those of a revision that may be changed until the next deploy."""
+
+    max_multiplexing: int = 1
+    startup_timeout: float = 600
+    machine_types: tuple[str, ...] = ("S",)
+
+
 class Scaled(TypedDict):
-    """An app's scaling settings after a change."""
+    """An app's scaling settings after a change, and the revision that serves then."""
 
     app: str
     scaling: ScalingSpec
+    revision: str | None
 
 
 class Revision(TypedDict):
@@ -139,9 +199,11 @@ class Revision(TypedDict):
 
 
 class RevisionChoice(TypedDict):
-    """The revision that shall serve; it must have been built."""
+    """The revision that shall serve; it must have been built. ``recreate`` stops the old workers first."""
 
     revision: str
+    strategy: NotRequired[Literal["rolling", "recreate"] | None]
+    auth: NotRequired[Auth | None]
 
 
 class QueueSize(TypedDict):
@@ -211,6 +273,7 @@ class Deployment(TypedDict):
     reset_scale: NotRequired[bool]
     replaces: NotRequired[str | None]
     message: NotRequired[str | None]
+    strategy: NotRequired[Literal["rolling", "recreate"] | None]
 
 
 class Deployed(TypedDict):
@@ -221,6 +284,26 @@ class Deployed(TypedDict):
     environment_key: str
     state: RevisionState
     urls: DeployedUrls
+    missing_secrets: list[str]
+
+
+class SettingChange(TypedDict):
+    """A setting now (nothing for a new app) and after the deploy; ``ignored`` is what the code says in vain."""
+
+    setting: str
+    now: Any
+    after: Any
+    ignored: NotRequired[Any]
+
+
+class DeployCheck(TypedDict):
+    """What a deploy would change. ``missing_secrets`` are those that the app lists and nobody has set."""
+
+    app: str
+    revision: str | None
+    settings: list[SettingChange]
+    environment_is_built: bool
+    missing_secrets: list[str]
 
 
 class Hashes(TypedDict):
@@ -251,6 +334,43 @@ class BuildState(TypedDict):
     error: str | None
     urls: DeployedUrls
     notes: dict[str, Any]
+
+
+# --- secrets and named environments -----------------------------------------------------------------------------------
+
+
+class Secret(TypedDict):
+    """A secret by name; its value is never told. ``exposed``: all of the owner's apps get it, not only who lists it."""
+
+    name: str
+    exposed: bool
+    updated_at: str
+
+
+class SecretValues(TypedDict):
+    """Values by name."""
+
+    values: dict[str, str]
+    exposed: NotRequired[bool]
+
+
+class SecretsSet(TypedDict):
+    """The names that were set."""
+
+    set: list[str]
+
+
+class NewEnvironment(TypedDict):
+    """A named environment to be made."""
+
+    name: str
+    description: NotRequired[str | None]
+
+
+class NamedEnvironment(NewEnvironment):
+    """A named environment; ``main`` was always there."""
+
+    created_at: str | None
 
 
 # --- dead letters and webhooks ----------------------------------------------------------------------------------------

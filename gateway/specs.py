@@ -28,7 +28,6 @@ _NUMBERS_OF_REVISIONS = (
     "recycle_after_seconds",
     "recycle_above_mb",
     "max_multiplexing",
-    "request_timeout",
     "startup_timeout",
     "termination_grace_period_seconds",
 )
@@ -54,9 +53,8 @@ def read_spec(value: Any) -> AppSpec:
         _require(bool(_MACHINE_TYPE.fullmatch(name)), f"machine_type {name!r} is no machine type")
     for setting in _NUMBERS_OF_REVISIONS:
         _require_number(setting, getattr(spec, setting))
-    for setting in ("request_start_timeout", "cancel_grace_seconds"):
-        if (value := getattr(spec, setting)) is not None:
-            _require_number(setting, value)
+    if spec.cancel_grace_seconds is not None:
+        _require_number("cancel_grace_seconds", spec.cancel_grace_seconds)
     for endpoint in spec.endpoints:
         _require(endpoint.path.startswith("/"), f"Endpoint path {endpoint.path!r} must begin with /")
     _require(_can_be_stored(spec.metadata), "metadata is too deep; nest at most 100 levels")
@@ -68,7 +66,8 @@ def check_scaling(scaling: ScalingSpec) -> ScalingSpec:
     """The same settings; 400 when they contradict each other or are out of range."""
     low, high = scaling.min_concurrency, scaling.max_concurrency
     for setting in ScalingSpec.__dataclass_fields__:
-        _require_number(setting, getattr(scaling, setting))
+        if (value := getattr(scaling, setting)) is not None:
+            _require_number(setting, value)
     _require(low <= high, f"min_concurrency ({low}) is above max_concurrency ({high})")
     return scaling
 

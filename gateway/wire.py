@@ -5,6 +5,7 @@ The only place that makes these shapes; ``shapes`` has the types of the control 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -24,10 +25,12 @@ from scheduler.store.records import (
     EnvironmentRecord,
     HostRecord,
     LogEntry,
+    NamedEnvironmentRecord,
     Outcome,
     RequestRecord,
     RequestState,
     RevisionRecord,
+    SecretRecord,
     Submitted,
     WorkerRecord,
 )
@@ -234,6 +237,13 @@ def worker(record: WorkerRecord) -> shapes.Worker:
     }
 
 
+def command_event(kind: str, data: bytes) -> bytes:
+    """What a command beside a worker said, or how it ended."""
+    if kind == "exit":
+        return event({"type": "exit", "code": int(data)})
+    return event({"type": kind, "data": base64.b64encode(data).decode()})
+
+
 def letter(record: DeadLetter) -> shapes.Letter:
     """A request that was given up, without its input."""
     return {
@@ -313,6 +323,16 @@ def host(record: HostRecord) -> shapes.Host:
         "cpus": record.cpus,
         "memory_mb": record.memory_mb,
     }
+
+
+def secret(record: SecretRecord) -> shapes.Secret:
+    """A secret, of which nobody is told more."""
+    return {"name": record.name, "exposed": record.exposed, "updated_at": _iso_ms(record.updated_at_ms)}
+
+
+def named_environment(record: NamedEnvironmentRecord) -> shapes.NamedEnvironment:
+    """A named environment."""
+    return {"name": record.name, "description": record.description, "created_at": _iso_ms(record.created_at_ms)}
 
 
 def key(record: ApiKeyRecord) -> shapes.Key:

@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from scheduler.store.errors import StoreError
 from scheduler.store.records import LogEntry
@@ -25,6 +25,7 @@ BATCH = 500
 #: Lines of a pipe that are remembered: a dying interpreter writes the stacks of all its threads.
 LAST_LINES = 100
 FLUSH_SECONDS = 0.1
+SHORTEST_SECRET = 8
 _CUT = "… (line cut at 16 KB)"
 #: Carriage returns end a line too: progress bars are made of them.
 _LINE_END = re.compile(rb"[\r\n]+")
@@ -36,10 +37,17 @@ class LogLines:
     Args:
         append: stores entries; StoreError means "not now".
         worker_id: stamped on every line.
+        secrets: values that no line shows, see ``masked``.
     """
 
-    def __init__(self, append: Callable[[Sequence[LogEntry]], Awaitable[object]], worker_id: str) -> None:
+    def __init__(
+        self,
+        append: Callable[[Sequence[LogEntry]], Awaitable[object]],
+        worker_id: str,
+        secrets: Iterable[str] = (),
+    ) -> None:
         self._append = append
+        self._secrets = _pattern(secrets)
         self._worker_id = worker_id
         self._waiting: list[LogEntry] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -51,6 +59,7 @@ class LogLines:
 
     def add(self, level: str, message: str, *, at: float | None = None, request_id: str | None = None) -> None:
         """Take a line; it is stored within FLUSH_SECONDS, or dropped and counted when there are too many."""
+        message = self.masked(message)
         if not self._allowed(len(message) + 64):
             self._dropped += 1
             return
@@ -60,6 +69,14 @@ class LogLines:
         if len(message) > LINE_LIMIT:
             message = message[:LINE_LIMIT] + _CUT
         self._push(level, message, time.time() if at is None else at, request_id)
+
+    def masked(self, text: str) -> str:
+        """``text`` with stars in place of each secret, or of a line of one.
+
+        Those of fewer than SHORTEST_SECRET characters stay: hiding every "1" would hide the log. So does what the app
+        changed before it printed it, by an encoding for instance.
+        """
+        return text if self._secrets is None else self._secrets.sub("***", text)
 
     def allowed_now(self) -> bool:
         """Whether a line would be kept; lets readers of a flood skip cutting it into lines."""
@@ -115,6 +132,12 @@ class LogLines:
         return True
 
 
+def _pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
+    pieces = {line.strip() for secret in secrets for line in (secret, *secret.splitlines())}
+    shown = sorted((piece for piece in pieces if len(piece) >= SHORTEST_SECRET), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, shown))) if shown else None
+
+
 class PipeLines(asyncio.Protocol):
     """Cuts what a pipe delivers into lines.
 
@@ -149,6 +172,6 @@ class PipeLines(asyncio.Protocol):
 
     def _take(self, line: bytes) -> None:
         if line:
-            text = line.decode("utf-8", "replace")
+            text = self._lines.masked(line.decode("utf-8", "replace"))
             self.last.append(text[:LINE_LIMIT])
             self._lines.add(self._level, text)

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -44,7 +45,7 @@ async def prepare(
 
     Raises:
         EnvironmentMissing: it has to be built (again).
-        CannotStart: no such revision, or its files are not in the store.
+        CannotStart: no such revision, its files are not in the store, or its secrets cannot be unsealed.
         StoreUnavailable: Redis does not answer.
     """
     began = time.monotonic()
@@ -62,7 +63,19 @@ async def prepare(
         bundle = await asyncio.to_thread(store.bundles.materialise, revision.bundle_hash, revision.files)
     except (OSError, ValueError, KeyError, StoreFull) as error:
         raise CannotStart(f"the files of revision {worker.revision} cannot be laid out: {error}") from error
-    return _assignment(worker, revision, environment, bundle, settings, began)
+    secrets, alias = await asyncio.gather(_secrets(store, revision), store.apps.get(worker.app))
+    scaling = alias.scaling if alias is not None else revision.spec.scaling
+    made = _assignment(worker, revision, environment, bundle, settings, began)
+    return replace(made, secrets=secrets, request_timeout=scaling.request_timeout)
+
+
+async def _secrets(store: Store, revision: RevisionRecord) -> dict[str, str]:
+    """As they are now: a worker that starts later may get others."""
+    owner = revision.app.partition("/")[0]
+    try:
+        return await store.secrets.values(owner, revision.spec.env, revision.spec.secrets)
+    except (OSError, ValueError) as error:
+        raise CannotStart(str(error)) from error
 
 
 def _assignment(
@@ -94,7 +107,6 @@ def _assignment(
         ordered_at=began,
         parent_pid=os.getpid(),
         max_multiplexing=spec.max_multiplexing,
-        request_timeout=spec.request_timeout,
         startup_timeout=spec.startup_timeout,
         termination_grace=spec.termination_grace_period_seconds,
         cancel_grace=spec.cancel_grace_seconds,

@@ -105,6 +105,7 @@ def start_message(assignment: Assignment) -> bytes:
         max_multiplexing=a.max_multiplexing,
         cpu_fallback_for=a.cpu_fallback_for,
         storage_hosts=list(a.storage_hosts),
+        secrets=dict(a.secrets),
     )
     return encode(start)
 
@@ -112,13 +113,16 @@ def start_message(assignment: Assignment) -> bytes:
 class RunnerProcess:
     """A started runner: leader of its own process group, one socket of ours, two pipes for what it prints.
 
-    ``started_at`` is on the monotonic clock.
+    ``started_at`` is on the monotonic clock; ``environ`` is what it was started with.
 
     Must be started from the main thread: the kernel's parent-death signal follows the thread (see process_tree).
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes] | AdoptedChild, control: socket.socket) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes] | AdoptedChild, control: socket.socket, environ: Mapping[str, str]
+    ) -> None:
         self._popen = popen
+        self.environ = environ
         self.control = control
         self.pid = popen.pid
         self.started_at = time.monotonic()
@@ -132,6 +136,7 @@ class RunnerProcess:
             OSError: the interpreter or the bundle's folder is not there.
         """
         _make_folders(assignment)
+        environ = runner_environ(assignment, app_data)
         ours, theirs = socket.socketpair()
         try:
             popen = subprocess.Popen(
@@ -139,7 +144,7 @@ class RunnerProcess:
                 # Not the bundle: `-m` puts the working directory first on the path, and an app's own fal.py or
                 # msgpack.py would be loaded instead of ours. The runner goes there once it is told where (Start).
                 cwd=assignment.sdk_dir,
-                env=runner_environ(assignment, app_data),
+                env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -153,7 +158,7 @@ class RunnerProcess:
         finally:
             theirs.close()
         ours.setblocking(False)
-        return cls(popen, ours)
+        return cls(popen, ours, environ)
 
     @classmethod
     def take_over(cls, assignment: Assignment, app_data: str | None, born_in: dict[str, str]) -> RunnerProcess:
@@ -172,9 +177,10 @@ class RunnerProcess:
             os.set_inheritable(descriptor, False)
         ours = socket.socket(fileno=control)
         _make_folders(assignment)
+        environ = runner_environ(assignment, app_data)
         word = {
             "parent": os.getpid(),
-            "environ": runner_environ(assignment, app_data),
+            "environ": environ,
             "cwd": assignment.sdk_dir,
             "bundle_dir": assignment.bundle_dir,
             "entry_file": assignment.entry_file,
@@ -193,7 +199,7 @@ class RunnerProcess:
             for descriptor in namespaces:
                 os.close(descriptor)
         ours.setblocking(False)
-        return cls(child, ours)
+        return cls(child, ours, environ)
 
     def tell_start(self, start: bytes) -> None:
         """Its first message, sent before anything else of ours is imported. A runner that has ended is noticed later.

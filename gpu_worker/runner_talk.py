@@ -78,7 +78,7 @@ class RunnerTalk:
         self._loop = asyncio.get_running_loop()
         self._store: Store | None = None
         self._app = assignment.app
-        self.logs = LogLines(self._append_logs, assignment.worker_id)
+        self.logs = LogLines(self._append_logs, assignment.worker_id, assignment.secrets.values())
         owner = assignment.app.partition("/")[0]
         self.files = SavedFiles(Path(assignment.files_dir), owner, self._adopt, self._complain)
         self._values = SharedValues(owner, self.send)

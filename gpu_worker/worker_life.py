@@ -22,6 +22,7 @@ from fal._runner.protocol import Learned, Ready, StartFailed
 
 from gpu_worker import lessons, outcomes, process_tree, read_ahead
 from gpu_worker.assignment import Assignment
+from gpu_worker.commands import Commands
 from gpu_worker.flight import Ending
 from gpu_worker.gpu_usage import GpuUsage, ram_usage, usage_source
 from gpu_worker.runner_process import RunnerProcess
@@ -77,6 +78,7 @@ class Worker:
         self._serving: Serving | None = None
         self._ready_at = 0.0
         self._retiring = False
+        self._commands: Commands | None = None
         self._usage = GpuUsage(assignment.gpu_ids, usage_source(assignment.simulated_gpus))
 
     async def run(self) -> int:
@@ -120,6 +122,8 @@ class Worker:
         self._talk.attach(store)
         inbox = await store.open_inbox(self._a.app, self._a.worker_id, self._a.revision, lease_ms=LEASE_MS)
         inbox.stop_requested = self._stop_ordered
+        self._commands = Commands(store, self._a.app, self._a.worker_id, self._runner.environ, self._a.bundle_dir)
+        inbox.command_asked = self._commands.asked
         duties = [self._loop.create_task(self._beat(store))]
         try:
             if await self._start(store):
@@ -143,6 +147,7 @@ class Worker:
             for duty in duties:
                 duty.cancel()
             inbox.close_to_new()
+            await self._commands.close()
             self._runner.kill()
             process_tree.kill_descendants()
             shutil.rmtree(self._a.files_dir, ignore_errors=True)
@@ -211,6 +216,7 @@ class Worker:
         self._loop.run_in_executor(None, _keep_lessons, self._a, message, self._folders, forked)
 
     async def _start_failed(self, store: Store, error: str, details: str) -> None:
+        error = self._talk.logs.masked(error)  # it goes to callers and is kept with the revision
         self.stop("kill", error)
         if self._talk.start_kind == "zygote" and self._a.lessons_file is not None:
             with contextlib.suppress(OSError):
@@ -279,7 +285,8 @@ class Worker:
             with contextlib.suppress(StoreUnavailable):
                 in_flight = self._serving.in_flight if self._serving is not None else 0
                 self._stop_ordered(await store.workers.beat(self._a.app, self._a.worker_id, in_flight) or "")
-            process_tree.reap_adopted({self._runner.pid})
+            if self._commands is None or not self._commands.busy:
+                process_tree.reap_adopted({self._runner.pid})
             await self._measure_gpus(store)
             await self._retire_if_worn(store)
 

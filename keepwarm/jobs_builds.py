@@ -114,8 +114,15 @@ class Builds:
             log.info("build", environment=key, app=revision.app)
             await environments.clear_log(key)
             await environments.put(EnvironmentRecord(key, EnvironmentState.BUILDING))
+        secrets = await self._secrets(revision)
         async with _lines_to(self._store, key) as on_line:
-            return await envbuilder.build(revision.spec.environment, self._settings, on_line)
+            return await envbuilder.build(revision.spec.environment, self._settings, on_line, secrets)
+
+    async def _secrets(self, revision: RevisionRecord) -> dict[str, str]:
+        """Those that the addresses of its requirements name."""
+        names = envbuilder.placeholders(revision.spec.environment)
+        owner = revision.app.partition("/")[0]
+        return await self._store.secrets.values(owner, revision.spec.env, names) if names else {}
 
     async def _ready(self, request: BuildRequest, revision: RevisionRecord, environment: Environment) -> None:
         notes: dict[str, Any] = {
@@ -152,6 +159,10 @@ class Builds:
             ephemeral=request.ephemeral,
             session_ttl_s=FIRST_SESSION_S if request.ephemeral else None,
         )
+        if request.recreate:
+            await self._store.workers.request_stop_all(
+                request.app, "drain", "its revision was replaced", but=request.revision
+            )
 
     async def _failed(self, request: BuildRequest, revision: RevisionRecord, error: str) -> None:
         """The alias stays where it is; who waits on this revision hears why."""

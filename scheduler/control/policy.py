@@ -88,7 +88,8 @@ class Decision:
 class _Supply:
     """The workers of an app by what they are good for. Those asked to stop are no supply, they only use up room.
 
-    ``old_...``: of an earlier revision, or worn out; they serve until others do in their place.
+    ``old_...``: of an earlier revision, worn out, or unwanted by their owner; they serve until others do in
+    their place.
     """
 
     starting: tuple[WorkerRecord, ...]
@@ -218,7 +219,7 @@ def _hold_back(
 def _stops(
     policy: Policy, supply: _Supply, target: int, failing: bool, now_ms: int
 ) -> tuple[tuple[Stop, ...], int | None]:
-    stops = [Stop(w.worker_id, "kill", "its revision was replaced") for w in supply.old_starting]
+    stops = [Stop(w.worker_id, "kill", w.retiring or "its revision was replaced") for w in supply.old_starting]
     stops += _over_max(policy.scaling.max_concurrency, supply)
     taken = {stop.worker_id for stop in stops}
     ready = [w for w in supply.ready if w.worker_id not in taken]

@@ -15,6 +15,7 @@ from .api_keys import ApiKeys
 from .apps import Apps
 from .blobs import BlobStore
 from .bundles import BundleStore
+from .commands import Commands
 from .connection import PATIENCE, Address, Redis
 from .data_folder import DataFolder
 from .environments import Environments
@@ -35,10 +36,12 @@ from .leadership import Leadership
 from .letters import Letters
 from .local_files import LocalFileStore
 from .logs import Logs
+from .named_environments import NamedEnvironments
 from .object_files import ObjectFileStore, files_variables
 from .outbox import Outbox
 from .requests import Requests
 from .scripts import load_into
+from .secrets import Secrets
 from .services import Services
 from .subscriptions import Subscriber, Subscription
 from .uploads import UploadStore
@@ -51,6 +54,7 @@ __all__ = [
     "Apps",
     "BlobStore",
     "BundleStore",
+    "Commands",
     "DataFolder",
     "Environments",
     "FileStore",
@@ -63,11 +67,13 @@ __all__ = [
     "Lifecycle",
     "LocalFileStore",
     "Logs",
+    "NamedEnvironments",
     "NotFound",
     "ObjectFileStore",
     "Outbox",
     "QueueFull",
     "Requests",
+    "Secrets",
     "Services",
     "StaleLeader",
     "Store",
@@ -119,10 +125,13 @@ class Store:
         self.apps = Apps(redis, self.requests, self.workers)
         self.hosts = Hosts(redis)
         self.services = Services(redis)
+        self.commands = Commands(redis)
         self.logs = Logs(redis)
         self.environments = Environments(redis, subscriber)
         self.keys = ApiKeys(redis)
         self.values = Values(redis)
+        self.secrets = Secrets(redis, data_dir)
+        self.named_environments = NamedEnvironments(redis)
         self.leader = Leadership(redis)
         self.outbox = Outbox(redis, self.requests.retention_ms)
         self.letters = Letters(redis, self.blobs, max_queue)

@@ -63,6 +63,20 @@ class Apps:
         found = await asyncio.gather(*(self.revision(app, name.decode()) for name in names))
         return [record for record in found if record is not None]
 
+    async def drop_revision(self, app: str, revision: str) -> bool:
+        """Takes a version off the list; workers that still serve it may finish.
+
+        Returns:
+            False when the app's name points at it.
+
+        Raises:
+            NotFound: no such version.
+        """
+        done = await SCRIPTS["drop_revision"](self._redis, app, revision, name=revision)
+        if done == 0:
+            raise NotFound(f"{app} has no revision {revision}.")
+        return bool(done == 1)
+
     async def set_revision_state(self, app: str, revision: str, state: RevisionState, error: str | None = None) -> None:
         """Moves a version on; ``error`` says why a build failed."""
         await self._set_on_revision(app, revision, {"state": state, "error": error or ""})

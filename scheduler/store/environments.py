@@ -71,7 +71,13 @@ class Environments:
     # --- builds asked for -----------------------------------------------------------------------------------------
 
     async def request_build(
-        self, app: str, revision: str, *, ephemeral: bool = False, reset_scale: bool = False
+        self,
+        app: str,
+        revision: str,
+        *,
+        ephemeral: bool = False,
+        reset_scale: bool = False,
+        recreate: bool = False,
     ) -> None:
         """Asks for the environment of a stored revision; the jobs service takes it from here.
 
@@ -84,7 +90,7 @@ class Environments:
         if key is None:
             raise NotFound(f"{app} has no revision {revision}.")
         waiting = keys.environment_waiting(key.decode())
-        options = orjson.dumps({"ephemeral": ephemeral, "reset_scale": reset_scale})
+        options = orjson.dumps({"ephemeral": ephemeral, "reset_scale": reset_scale, "recreate": recreate})
         await asyncio.gather(
             self._redis.command("HSET", waiting, f"{app} {revision}", options),
             self._redis.command("EXPIRE", waiting, _WEEK_S),
@@ -130,7 +136,8 @@ class Environments:
         for i in range(0, len(reply), 2):
             app, _, revision = reply[i].decode().partition(" ")
             options: dict[str, Any] = orjson.loads(reply[i + 1])
-            found.append(BuildRequest(app, revision, key, options["ephemeral"], options["reset_scale"]))
+            choices = {name: bool(options.get(name)) for name in ("ephemeral", "reset_scale", "recreate")}
+            found.append(BuildRequest(app, revision, key, **choices))
         return sorted(found, key=lambda request: (request.app, request.revision))
 
     async def settled(self, request: BuildRequest) -> None:

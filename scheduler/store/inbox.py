@@ -37,6 +37,7 @@ class Inbox:
     Attributes:
         cancelled: called with the request id when a request that was handed out has been cancelled.
         stop_requested: called with ``"drain"`` or ``"kill"`` when somebody asks this worker to stop.
+        command_asked: called with the id of a command that its owner wants to run; more than once for the same one.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Inbox:
     ) -> None:
         self.cancelled: Callable[[str], None] | None = None
         self.stop_requested: Callable[[str], None] | None = None
+        self.command_asked: Callable[[str], None] | None = None
         self._redis = redis
         self._blobs = blobs
         self._app = app
@@ -324,6 +326,8 @@ class Inbox:
                 self.cancelled(request_id)
         elif message.startswith(b"stop ") and self.stop_requested is not None:
             self.stop_requested(message[5:].decode())
+        elif message.startswith(b"command ") and self.command_asked is not None:
+            self.command_asked(message[8:].decode())
 
     def _forget_unstarted(self, request_id: str) -> bool:
         """Drops a claim that next() has not handed out yet; False if it was none."""

@@ -200,6 +200,22 @@ def workers(app: str) -> str:
     return f"{{{app}}}:workers"
 
 
+def command(app: str, command_id: str) -> str:
+    """A command that its owner runs beside a worker.
+
+    Hash; TTL: 30 s after its caller was last heard of; commands.
+    """
+    return f"{{{app}}}:command:{command_id}"
+
+
+def command_output(app: str, command_id: str) -> str:
+    """What the command said and its caller has not read yet.
+
+    Stream; TTL: 60 s after the last piece; commands.
+    """
+    return f"{{{app}}}:command:{command_id}:output"
+
+
 def logs(app: str) -> str:
     """The app's log, at most about 10 000 lines.
 
@@ -331,6 +347,22 @@ def value(owner: str, database: str, key: str) -> str:
     return f"kw:value:{{{owner}/{parse.quote(database, safe='')}}}:{key}"
 
 
+def named_environments(owner: str) -> str:
+    """The owner's named environments beside ``main``.
+
+    Hash; TTL: none, because it is the list of what exists; named environments.
+    """
+    return f"kw:envs:{{{owner}}}"
+
+
+def secrets(owner: str, env: str) -> str:
+    """The owner's secrets in one named environment: name to sealed value.
+
+    Hash; TTL: none, because a secret is there until it is unset; secrets.
+    """
+    return f"kw:secrets:{{{owner}/{env}}}"
+
+
 def leader() -> str:
     """Name of the scheduler that leads.
 
@@ -361,8 +393,13 @@ def channel_work(app: str) -> str:
 
 
 def channel_worker(worker_id: str) -> str:
-    """``claim ...``, ``cancel <request>`` or ``stop <how>`` for one worker. Heard by its supervisor."""
+    """``claim ...``, ``cancel <request>``, ``stop <how>``, ``command <id>`` for one worker. Heard by its supervisor."""
     return f"kw:worker:{worker_id}"
+
+
+def channel_command(command_id: str) -> str:
+    """There is output of a command. Heard by the gateway whose caller asked for it."""
+    return f"kw:command:{command_id}"
 
 
 def channel_gateway(gateway_id: str) -> str:

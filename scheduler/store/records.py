@@ -343,13 +343,35 @@ class AppSeen:
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """A revision that waits for its environment; ``reset_scale`` and ``ephemeral`` are for when the alias moves."""
+    """A revision that waits for its environment; the rest is for when the alias moves.
+
+    ``recreate``: workers of the revision before leave at once instead of serving until new ones are ready.
+    """
 
     app: str
     revision: str
     environment_key: str
     ephemeral: bool = False
     reset_scale: bool = False
+    recreate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NamedEnvironmentRecord:
+    """A named environment; ``main`` has no time of creation."""
+
+    name: str
+    description: str = ""
+    created_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRecord:
+    """A secret without its value. ``exposed``: apps that do not list their secrets get it too."""
+
+    name: str
+    exposed: bool
+    updated_at_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""The key that signs webhooks and the secret behind tokens: one each per data folder, made once, whoever asks first.
+"""The key that signs webhooks, the secret behind tokens and the key that seals secrets: one each per data folder, made
+once, whoever asks first.
 
-Owns the files and the key's published form. Leaves what is signed to ``scheduler.control.webhooks`` and
-``gateway.tokens``, and serving the key set to the gateway.
+Owns the files and the signing key's published form. Leaves what is signed to ``scheduler.control.webhooks`` and
+``gateway.tokens``, sealing to ``secrets``, and serving the key set to the gateway.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_FILE = "webhook_ed25519.key"
 SECRET_FILE = "tokens.key"
+SEALING_FILE = "secrets.key"
 
 
 def load_or_create(data_dir: Path) -> Ed25519PrivateKey:
@@ -43,14 +45,34 @@ def token_secret(data_dir: Path) -> bytes:
         OSError: the folder cannot be read or written.
     """
     path = data_dir / SECRET_FILE
+    secret = _random_bytes(path)
+    if secret is None:
+        raise ValueError(f"{path} is not a token secret; move it away and a new one is made")
+    return secret
+
+
+def sealing_key(data_dir: Path) -> bytes:
+    """The key of ``data_dir`` that users' secrets are sealed with, made on the first call.
+
+    Raises:
+        ValueError: the file is there but holds no key.
+        OSError: the folder cannot be read or written.
+    """
+    path = data_dir / SEALING_FILE
+    key = _random_bytes(path)
+    if key is None:
+        raise ValueError(f"{path} is not the key of the secrets; put the right file back, or set every secret again")
+    return key
+
+
+def _random_bytes(path: Path) -> bytes | None:
+    """The 256 random bits of a file; None when it holds something else."""
     text = _made_once(path, lambda: secrets.token_hex(32))
     try:
         secret = bytes.fromhex(text)
     except ValueError:
-        secret = b""
-    if len(secret) != 32:
-        raise ValueError(f"{path} is not a token secret; move it away and a new one is made")
-    return secret
+        return None
+    return secret if len(secret) == 32 else None
 
 
 def _made_once(path: Path, make: Callable[[], str]) -> str:

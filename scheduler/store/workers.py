@@ -127,6 +127,20 @@ class Workers:
         """
         return bool(await SCRIPTS["request_stop"](self._redis, app, worker_id=worker_id, how=how, why=reason))
 
+    async def request_stop_all(self, app: str, how: Stop, reason: str, *, but: str | None = None) -> int:
+        """Asks every worker of the app to stop, but for those of revision ``but``; returns how many there were."""
+        going = [worker for worker in await self.list(app) if worker.revision != but]
+        asked = await asyncio.gather(*(self.request_stop(app, w.worker_id, how, reason) for w in going))
+        return sum(asked)
+
+    async def retire(self, app: str, why: str, worker_id: str | None = None) -> int:
+        """Has one worker, or all, replaced: each serves on until another one is ready in its place.
+
+        Without demand for another one it just leaves. Returns how many; those that stop anyway are not counted.
+        """
+        count: int = await SCRIPTS["retire"](self._redis, app, worker_id=worker_id or "", why=why)
+        return count
+
     async def remove(self, app: str, worker_id: str, reason: str, *, crashed: bool = False) -> None:
         """The worker has ended: what it still held counts as lost at once, and its host's order is done.
 

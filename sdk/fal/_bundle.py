@@ -191,11 +191,7 @@ def _whole_module(name: str, imports: LocalImports) -> list[Source]:
         return [Source(path, root, name)]
     folder = path.parent if path.is_file() else path
     imports.follow_module(name)
-    return [
-        Source(item, root, name)
-        for item in _walk(folder, root, [re.compile(regex) for regex in DEFAULT_IGNORE])
-        if item not in imports.sources
-    ]
+    return [Source(item, root, name) for item in walk(folder, root, DEFAULT_IGNORE) if item not in imports.sources]
 
 
 def _find_module(name: str, roots: Sequence[Path]) -> tuple[Path, Path]:
@@ -244,7 +240,7 @@ def _app_files(context: Path, entries: Sequence[str], ignore: Sequence[str]) -> 
                 next_step="set app_files_context_dir to a folder above both.",
             )
         if path.is_dir():
-            yield from _walk(path, context, patterns)
+            yield from walk(path, context, ignore)
         elif path.exists():
             if not _ignored(path.relative_to(context).as_posix(), patterns):
                 yield path
@@ -269,8 +265,16 @@ def _ignored(name: str, patterns: Sequence[re.Pattern[str]]) -> bool:
     return any(pattern.search(name) for pattern in patterns)
 
 
-def _walk(folder: Path, root: Path, ignore: Sequence[re.Pattern[str]]) -> Iterator[Path]:
-    """Files below ``folder`` in a stable order; linked folders are entered once each."""
+def walk(folder: Path, root: Path, ignore: Sequence[str]) -> Iterator[Path]:
+    """Files below ``folder`` in a stable order; linked folders are entered once each.
+
+    Args:
+        root: what no folder may leave by a link, and what paths are relative to for ``ignore`` (regexes).
+
+    Raises:
+        Problem: a link leaves ``root``, or ``ignore`` holds no regex.
+    """
+    patterns = [_compiled(regex) for regex in ignore]
     seen: set[Path] = set()
     for current, folders, names in os.walk(folder, followlinks=True):
         here = Path(current)
@@ -286,9 +290,9 @@ def _walk(folder: Path, root: Path, ignore: Sequence[re.Pattern[str]]) -> Iterat
                 next_step="copy the folder, leave it out with app_files_ignore, or widen app_files_context_dir.",
             )
         folders[:] = sorted(
-            name for name in folders if not _ignored((here / name).relative_to(root).as_posix() + "/", ignore)
+            name for name in folders if not _ignored((here / name).relative_to(root).as_posix() + "/", patterns)
         )
         for name in sorted(names):
             path = here / name
-            if not _ignored(path.relative_to(root).as_posix(), ignore):
+            if not _ignored(path.relative_to(root).as_posix(), patterns):
                 yield path

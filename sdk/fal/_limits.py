@@ -16,6 +16,15 @@ _MOST_WORKERS = 10_000
 _APP_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 #: What an app's name looks like, in words.
 APP_NAME_RULE = "lower-case letters, digits and hyphens, at most 63"
+_ENV_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+#: Between an app's name and the environment that it was deployed to, unless that is ``main``.
+ENV_MARK = "--"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+#: Variables that the platform sets itself, or that would change how a runner starts rather than what its code knows.
+_NOT_FOR_SECRETS = re.compile(
+    r"PATH|HOME|VIRTUAL_ENV|IS_ISOLATE_AGENT|FAL_(?!KEY(_ID|_SECRET)?$).*|(LD|DYLD|PYTHON|KEEPWARM|CUDA|NVIDIA)_?.*"
+)
+MAX_SECRET_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,51 @@ def bounds(setting: str) -> dict[str, Any]:
 def is_app_name(name: str) -> bool:
     """Whether ``name`` can be an app's name, without the owner."""
     return _APP_NAME.fullmatch(name) is not None
+
+
+def env_fault(name: Any) -> str | None:
+    """What is wrong with the name of a new environment, as in ``--env``; None when it is fine."""
+    if name == "main":
+        return "the environment main is always there"
+    if isinstance(name, str) and len(name) <= 24 and _ENV_NAME.fullmatch(name):
+        return None
+    return (
+        f"{_shown(name)} is no name for an environment; use lower-case letters, digits and single hyphens, at most 24"
+    )
+
+
+def env_of(app: str) -> str:
+    """The environment that an app's name says it was deployed to: ``owner/hello--staging`` is of ``staging``."""
+    return app.rpartition(ENV_MARK)[2] if ENV_MARK in app else "main"
+
+
+def name_in_env(name: str, env: str) -> str:
+    """What an app is called in an environment."""
+    return name if env == "main" or name.endswith(ENV_MARK + env) else f"{name}{ENV_MARK}{env}"
+
+
+def secret_fault(name: Any, value: Any) -> str | None:
+    """What is wrong with a secret, without telling its value; None when it is fine."""
+    if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+        return f"{_shown(name)} is no name for a secret; use letters, digits and _, as in HF_TOKEN"
+    if _NOT_FOR_SECRETS.fullmatch(name):
+        return f"{name} is a variable of the platform's own; give the secret another name"
+    if not isinstance(value, str) or "\0" in value or not _encodable(value):
+        return f"the value of {name} must be text"
+    if not value:
+        return f"the value of {name} is empty; `fal secrets unset {name}` takes it away"
+    size = len(value.encode())
+    if size > MAX_SECRET_BYTES:
+        return f"the value of {name} has {size} bytes; at most {MAX_SECRET_BYTES} fit"
+    return None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _finite(value: float) -> bool:

@@ -10,15 +10,16 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fal import _local_requirements
 from fal._bundle import Bundle, collect, search_roots
 from fal._import_failure import explain, flat, names_requirement, user_frames
 from fal._imports import entry_source
-from fal._limits import APP_NAME_RULE, is_app_name
+from fal._limits import APP_NAME_RULE, is_app_name, name_in_env
 from fal._problem import Problem, closest
 from fal._pyproject import NamedApp, app_names, find_pyproject, named_app
 from fal._settings import ATTRIBUTES, AppSettings
@@ -46,6 +47,13 @@ class LoadedApp:
     bundle: Bundle
     file: Path
     reset_scale: bool = False
+    strategy: str = "rolling"
+    archives: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def uploads(self) -> dict[str, Path]:
+        """Everything that travels: SHA-256 to a local file with those bytes."""
+        return {**self.bundle.paths, **self.archives}
 
 
 def load(
@@ -54,6 +62,7 @@ def load(
     app_name: str | None = None,
     auth: Auth | None = None,
     machine_type: str | None = None,
+    env: str = "main",
     run: bool = False,
     cwd: Path | None = None,
 ) -> LoadedApp:
@@ -62,6 +71,7 @@ def load(
     Args:
         ref: ``file.py``, ``file.py::Name`` or a name of ``[tool.fal.apps]``; None takes the only such name.
         app_name, auth, machine_type: given on the command line; beat file and class.
+        env: the named environment that it goes to, whose mark its name then carries.
         run: for ``fal run``, which is public unless ``auth`` says otherwise, whatever the class says.
 
     Raises:
@@ -75,20 +85,22 @@ def load(
         module = _run_file(file, roots, named.settings)
         symbol, cls = _find_app(module, file, named.symbol)
         settings = _settings(cls, named.settings, machine_type)
+        settings, archives = _send_along(settings, file)
         bundle = _bundle(file, settings, roots)
     except LoadError:
         raise
     except Problem as problem:
         raise LoadError.of(problem) from problem.__cause__
     chosen = {
-        "name": _checked_name(app_name or named.name or settings.spec["name"], cls),
+        "name": _checked_name(name_in_env(app_name or named.name or settings.spec["name"], env), cls),
+        "env": env,
         "class_name": symbol,
         "entry_file": bundle.entry_file,
         "auth": auth or ("public" if run else settings.spec.get("auth") or named.auth),
     }
     environment = EnvironmentSpec(**settings.environment, smoke_imports=_smoke_imports(bundle, settings))
     spec = AppSpec(**{**settings.spec, **chosen, "environment": environment})
-    return LoadedApp(cls, spec, bundle, file, named.reset_scale)
+    return LoadedApp(cls, spec, bundle, file, named.reset_scale, named.strategy or "rolling", archives)
 
 
 # --- which file and which name ----------------------------------------------------------------------------------------
@@ -273,18 +285,28 @@ def _settings(cls: Any, from_project: Mapping[str, Any], machine_type: str | Non
 
 def _check_requirement(cls: type, line: str) -> None:
     text = line.strip()
-    local = text.startswith((".", "/", "~", "file:", "-e", "--editable", "-r", "--requirement", "-c", "--constraint"))
+    if _local_requirements.is_path(text):
+        return
+    local = text.startswith(("file:", "-e", "--editable", "-r", "--requirement", "-c", "--constraint"))
     if local or not text:
         raise LoadError(
             f"{cls.__name__}: requirements holds {line!r}, which names a file of this machine."
             if text
             else f"{cls.__name__}: requirements holds an empty line.",
             why="environments are built where those files are not." if text else "",
-            next_step="list packages by name; local modules travel by being imported, or with "
-            "local_python_modules = [...]; pins of other packages belong into constraints = [...]."
+            next_step='list packages by name and local projects by path, as in "." or "../shop[extra]"; modules travel '
+            "by being imported, or with local_python_modules = [...]; pins of other packages belong into "
+            "constraints = [...]."
             if text
             else "remove it.",
         )
+
+
+def _send_along(settings: AppSettings, file: Path) -> tuple[AppSettings, dict[str, Path]]:
+    """Requirements that are paths, under the names that they have once they were sent."""
+    base = (file.parent / Path(settings.requirements_context_dir or ".").expanduser()).resolve()
+    layers, archives = _local_requirements.pack(settings.environment["requirements"], base)
+    return replace(settings, environment={**settings.environment, "requirements": layers}), archives
 
 
 def _bundle(file: Path, settings: AppSettings, roots: Sequence[Path]) -> Bundle:

@@ -49,6 +49,7 @@ class NamedApp:
     symbol: str | None
     auth: str | None
     reset_scale: bool
+    strategy: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -101,7 +102,17 @@ def named_app(path: Path, name: str) -> NamedApp:
         symbol=symbol,
         auth=entry.get("auth"),
         reset_scale=bool(entry.get("app_scale_settings", not entry.get("no_scale", True))),
+        strategy=_strategy(path, name, entry.get("deployment_strategy")),
         settings=settings,
+    )
+
+
+def _strategy(path: Path, name: str, value: Any) -> str | None:
+    if value is None or value in ("rolling", "recreate"):
+        return None if value is None else str(value)
+    raise Problem(
+        f"[tool.fal.apps.{name}] in {path} has deployment_strategy = {value!r}.",
+        next_step='write "rolling" or "recreate".',
     )
 
 

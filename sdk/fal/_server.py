@@ -6,7 +6,7 @@ Leaves which server to talk to, and starting one, to ``fal._platform``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -101,22 +101,20 @@ class ControlApi:
 
     # Deploying
 
-    def upload_missing(self, objects: Mapping[str, Path]) -> tuple[int, int]:
-        """Send the files (by SHA-256) that the server does not have; returns how many and their bytes."""
-        wanted = self.json("POST", "/api/v1/bundles/missing", json={"hashes": sorted(objects)})["missing"]
-        size = 0
-        for sha256 in wanted:
-            size += self._upload(sha256, objects[sha256])
-        return len(wanted), size
+    def missing(self, hashes: Iterable[str]) -> list[str]:
+        """Which of the files (by SHA-256) the server does not have."""
+        answer = self.json("POST", "/api/v1/bundles/missing", json={"hashes": sorted(hashes)})
+        return [str(sha256) for sha256 in answer["missing"]]
 
-    def _upload(self, sha256: str, path: Path) -> int:
+    def upload(self, sha256: str, path: Path, advance: Callable[[int], None]) -> None:
+        """Send one file; ``advance`` is called with each number of bytes that went."""
         try:
             size = path.stat().st_size
             with path.open("rb") as stream:
                 self.request(
                     "PUT",
                     f"/api/v1/bundles/objects/{sha256}",
-                    content=_blocks(stream),
+                    content=_blocks(stream, advance),
                     headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
                     timeout=httpx.Timeout(600.0, connect=10.0),
                 )
@@ -125,7 +123,6 @@ class ControlApi:
         except Problem as problem:
             problem.what = f"{path} could not be sent. {problem.what}"
             raise
-        return size
 
     def deploy(
         self,
@@ -137,6 +134,7 @@ class ControlApi:
         reset_scale: bool,
         no_cache: bool = False,
         replaces: str | None = None,
+        strategy: str = "rolling",
     ) -> Json:
         """Register a revision; its environment is built afterwards (see ``build_events``).
 
@@ -152,8 +150,15 @@ class ControlApi:
             # Only when asked for: an older server refuses what it does not know.
             **({"no_cache": True} if no_cache else {}),
             **({"replaces": replaces} if replaces is not None else {}),
+            **({"strategy": strategy} if strategy != "rolling" else {}),
         }
         answer: Json = self.json("POST", "/api/v1/deployments", json=body)
+        return answer
+
+    def check_deploy(self, spec: Json, files: Sequence[Json], *, reset_scale: bool) -> Json:
+        """What a deploy would change; nothing is sent but names."""
+        body = {"spec": spec, "files": list(files), "reset_scale": reset_scale}
+        answer: Json = self.json("POST", "/api/v1/deployments/check", json=body)
         return answer
 
     def build_events(self, app: str, revision: str) -> Iterator[Json]:
@@ -162,14 +167,14 @@ class ControlApi:
 
     # Streams
 
-    def events(self, path: str, **options: Any) -> Iterator[Json]:
+    def events(self, path: str, *, method: str = "GET", **options: Any) -> Iterator[Json]:
         """The JSON events of a server-sent stream until its end.
 
         Raises:
             StreamBroken: the connection was lost or fell silent.
             Problem: the server refused.
         """
-        with self.stream("GET", path, **options) as response:
+        with self.stream(method, path, **options) as response:
             for data in sse_data(response.iter_lines()):
                 try:
                     event = json.loads(data)
@@ -230,9 +235,10 @@ class ControlApi:
         return Problem(what, why=why, next_step=step, status=status)
 
 
-def _blocks(stream: Any) -> Iterator[bytes]:
+def _blocks(stream: Any, advance: Callable[[int], None]) -> Iterator[bytes]:
     while block := stream.read(1 << 20):
         yield block
+        advance(len(block))
 
 
 def sse_data(lines: Iterator[str]) -> Iterator[str]:

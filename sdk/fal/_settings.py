@@ -43,8 +43,6 @@ ATTRIBUTES = frozenset(
         "recycle_after_requests",
         "recycle_after_seconds",
         "regions",
-        "request_start_timeout",
-        "request_timeout",
         "requirements",
         "requirements_context_dir",
         "resolver",
@@ -160,8 +158,6 @@ def resolve(owner: str, given: Mapping[str, Any]) -> AppSettings:
     for key in (
         "num_gpus",
         "max_multiplexing",
-        "request_timeout",
-        "request_start_timeout",
         "startup_timeout",
         "termination_grace_period_seconds",
         "cancel_grace_seconds",

@@ -47,10 +47,13 @@ class EnvironmentSpec:
 
 @dataclass(frozen=True)
 class ScalingSpec:
-    """Scaling settings; they belong to the app's alias and survive deploys. Times in seconds.
+    """Scaling settings and limits of requests; they belong to the app's alias and survive deploys. Times in seconds.
 
-    ``app_priority``: who gets a card first when several apps wait for one; an app above another may also take the cards
-    of its idle workers before their keep_alive is over.
+    Args:
+        request_timeout: for one attempt.
+        request_start_timeout: within which a request must start whose caller does not say so; None: no limit.
+        app_priority: who gets a card first when several apps wait for one; an app above another may also take the cards
+            of its idle workers before their keep_alive is over.
     """
 
     keep_alive: int = 60
@@ -60,6 +63,8 @@ class ScalingSpec:
     concurrency_buffer_perc: int = 0
     scaling_delay: float = 0
     app_priority: int = 0
+    request_timeout: float = 3600
+    request_start_timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class AppSpec:
         class_name: symbol inside ``entry_file``.
         entry_file: posix path of the app's file inside the bundle.
         machine_types: tried in order; the first that a host offers is used.
+        env: the named environment whose secrets it gets; outside ``main`` the app's name ends in ``--env``.
         auth: ``None`` means "keep the alias's, else private" (``fal run``: public).
         gpu_memory_mb: MiB that a worker needs of each of its GPUs, which it then shares with others that say theirs;
             0 takes whole GPUs.
@@ -97,8 +103,6 @@ class AppSpec:
     scaling: ScalingSpec = field(default_factory=ScalingSpec)
     auth: Auth | None = None
     max_multiplexing: int = 1
-    request_timeout: float = 3600
-    request_start_timeout: float | None = None
     startup_timeout: float = 600
     termination_grace_period_seconds: float = 30
     cancel_grace_seconds: float | None = None
@@ -108,6 +112,7 @@ class AppSpec:
     skip_retry_conditions: tuple[RetryCondition, ...] = ()
     retry_config: dict[str, int] = field(default_factory=dict)
     secrets: tuple[str, ...] | None = None
+    env: str = "main"
     endpoints: tuple[EndpointSpec, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
+import click
 import pytest
+from fal.cli import cli
 
 from tests.cli.conftest import Fal
 from tests.cli.control_server import KEY, ControlServer
@@ -31,7 +35,9 @@ def deployed(control: ControlServer) -> ControlServer:
 
 def test_help_is_instant_and_names_every_command(fal: Fal, environ: dict[str, str]) -> None:
     shown = fal("--help", environ=environ).stdout
-    for name in ["run", "deploy", "apps", "runners", "logs", "queue", "api", "keys", "profile", "doctor", "completion"]:
+    looking_after = ["apps", "runners", "logs", "queue", "files", "api"]
+    settings = ["secrets", "environments", "keys", "profile", "doctor", "completion"]
+    for name in ["run", "deploy", *looking_after, *settings]:
         assert f"  {name} " in shown
         assert fal(name, "--help", environ=environ).stdout.startswith(f"Usage: fal {name}")
 
@@ -70,7 +76,8 @@ def test_revisions_and_rollback(fal: Fal, deployed: ControlServer) -> None:
     assert "→" in shown
     assert "rev1" in shown
     fal("apps", "set-rev", "hello", "rev0")
-    assert deployed.changes == [{"path": "/api/v1/apps/tester/hello/revision", "body": {"revision": "rev0"}}]
+    body = {"revision": "rev0", "strategy": "rolling"}
+    assert deployed.changes == [{"path": "/api/v1/apps/tester/hello/revision", "body": body}]
 
 
 def test_scale_sends_only_what_was_given(fal: Fal, deployed: ControlServer) -> None:
@@ -102,6 +109,39 @@ def test_logs(fal: Fal, deployed: ControlServer) -> None:
     assert "one" not in fal("runners", "logs", "w2", "--app", "hello").stdout
     entries = [json.loads(line) for line in fal("logs", "hello", "--json").stdout.splitlines()]
     assert [entry["worker_id"] for entry in entries] == ["w1", "w2"]
+
+
+def test_logs_of_a_time_and_with_a_word(fal: Fal, deployed: ControlServer) -> None:
+    now = time.time()
+    deployed.session_log = [{"at": now - ago, "level": "info", "message": f"{ago} s ago"} for ago in (7200, 600, 5)]
+    for options, shown in (
+        (("--since", "15m"), ["600 s ago", "5 s ago"]),
+        (("--since", "15m", "-n", "1"), ["5 s ago"]),
+        (("--until", "1h"), ["7200 s ago"]),
+        (("--search", "600"), ["600 s ago"]),
+        (("--since", datetime.fromtimestamp(now - 60).isoformat()), ["5 s ago"]),
+    ):
+        lines = fal("logs", "hello", *options).stdout.splitlines()
+        assert [" ".join(line.split()[1:]) for line in lines] == shown, options
+    assert "write 15m, 2h or" in fal("logs", "hello", "--since", "yesterday", code=2).stderr
+
+
+def test_every_command_that_answers_can_answer_in_json() -> None:
+    def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+        if not isinstance(command, click.Group):
+            yield path, command
+            return
+        for name in command.list_commands(click.Context(command)):
+            inner = command.get_command(click.Context(command), name)
+            assert inner is not None
+            yield from leaves(inner, f"{path} {name}".strip())
+
+    without = {
+        path for path, command in leaves(cli, "") if not any("--json" in option.opts for option in command.params)
+    }
+    # `api` prints the app's own JSON; a run and a command beside a runner pass on what others print.
+    settings = {f"profile {verb}" for verb in ("set", "unset", "key", "host", "delete")}
+    assert without == {"api", "run", "runners exec", "completion"} | settings
 
 
 def test_queue(fal: Fal) -> None:

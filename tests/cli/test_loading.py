@@ -113,6 +113,7 @@ PYPROJECT = """
     keep_alive = 11
     min_concurrency = 1
     app_scale_settings = true
+    deployment_strategy = "recreate"
 """
 
 
@@ -123,6 +124,7 @@ def test_an_app_named_in_pyproject(tmp_path: Path) -> None:
     for ref in ("shop", None):
         loaded = load(ref, cwd=tmp_path / "below")
         assert (loaded.spec.name, loaded.spec.auth, loaded.reset_scale) == ("corner-shop", "public", True)
+        assert loaded.strategy == "recreate"
         # The class says keep_alive=300 itself, and nothing about min_concurrency.
         assert (loaded.spec.scaling.keep_alive, loaded.spec.scaling.min_concurrency) == (300, 1)
 
@@ -132,6 +134,11 @@ def test_an_app_named_in_pyproject(tmp_path: Path) -> None:
     [
         ("shpo", PYPROJECT, ["no app 'shpo'", "did you mean 'shop'"]),
         ("shop", PYPROJECT + "\n    keep_alife = 3\n", ["unknown key 'keep_alife'", "'keep_alive'"]),
+        (
+            "shop",
+            PYPROJECT.replace("recreate", "sudden"),
+            ["deployment_strategy = 'sudden'", '"rolling" or "recreate"'],
+        ),
         ("shop", "[tool.fal.apps.shop]\nauth = 'public'\n", ["does not say what to run", "ref ="]),
         ("shop", "[tool.fal\n", ["pyproject.toml cannot be read"]),
         ("shop", None, ["No app 'shop'", "pyproject.toml"]),
@@ -176,7 +183,7 @@ def test_faults_of_the_reference(tmp_path: Path, ref: str, says: list[str]) -> N
     ("old", "new", "says"),
     [
         ('["numpy==2.1.0", "six"]', '"numpy"', ["requirements is the text 'numpy'", "['numpy']"]),
-        ('["numpy==2.1.0", "six"]', '["./local"]', ["requirements holds './local'", "local_python_modules"]),
+        ('["numpy==2.1.0", "six"]', '["./local"]', ["requirements holds './local'", "requirements_context_dir"]),
         ('["numpy==2.1.0", "six"]', '["-r requirements.txt"]', ["'-r requirements.txt'", "of this machine"]),
         ("keep_alive=300", "keep_alive='long'", ["Hello: keep_alive is 'long'"]),
         ("keep_alive=300", "keep_alife=300", ["unknown setting 'keep_alife'", "'keep_alive'"]),

@@ -136,14 +136,14 @@ def test_what_is_sent(control: ControlServer, start: Callable[..., Process], tmp
     assert [file["path"] for file in sent["files"]] == ["app.py", "helper.py"]
     assert set(control.objects.values()) == {(tmp_path / "app.py").read_bytes(), (tmp_path / "helper.py").read_bytes()}
     control.objects.clear()
-    again = start("run", "app.py", "--auth", "private", "--no-cache", "--machine-type", "L", "--env", "main")
+    again = start("run", "app.py", "--auth", "private", "--no-cache", "--machine-type", "L", "--team", "us")
     again.wait_for("Its log:")
     again.end(signal.SIGINT)
     sent = control.deployments[1]
     assert (sent["spec"]["auth"], sent["spec"]["machine_types"], sent["no_cache"]) == ("private", ["L"], True)
     assert '-H "Authorization: Key $FAL_KEY"' in again.output
     assert "public unless" not in again.output
-    assert "--env has no meaning here" in again.output
+    assert "--team has no meaning here" in again.output
 
 
 def test_lines_of_an_earlier_build_are_held_back(

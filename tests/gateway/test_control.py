@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from scheduler.store import keys
 from scheduler.store.records import LogEntry, RevisionState
 from tests.gateway.platform import HOST, RunningGateway, revision_record
 from tests.support.waiting import wait_until
@@ -74,6 +75,50 @@ def test_scaling_changes_one_setting_and_keeps_the_others(gateway: RunningGatewa
     for wrong in ({"min_concurrency": 10}, {"keep_alive": "long"}, {"keepalive": 3}, {"scaling_delay": -1}):
         assert client.patch(path, json=wrong).status_code == 400
     assert client.get(f"/api/v1/apps/{app}").json()["scaling"] == shown
+
+
+def test_a_setting_of_the_code_makes_a_revision_that_one_may_leave_again(
+    gateway: RunningGateway, client: httpx.Client
+) -> None:
+    """They used to be refused: whoever wanted two requests at a time on a runner had to change the code and deploy."""
+    gateway.call(gateway.store.hosts.report(HOST, ttl_s=600))
+    app = gateway.app()
+    before = client.get(f"/api/v1/apps/{app}").json()["revision"]
+    path = f"/api/v1/apps/{app}/scaling"
+    changed = client.patch(path, json={"max_multiplexing": 4, "machine_types": ["M"], "keep_alive": 7}).json()
+    made = gateway.call(gateway.store.apps.revision(app, changed["revision"]))
+    first = gateway.call(gateway.store.apps.revision(app, before))
+    assert made is not None
+    assert first is not None
+    assert (made.spec.max_multiplexing, made.spec.machine_types, first.spec.max_multiplexing) == (4, ("M",), 1)
+    assert (made.bundle_hash, made.environment_key, made.state) == (first.bundle_hash, first.environment_key, "READY")
+    assert "max_multiplexing = 4" in str(made.message)
+    now = client.get(f"/api/v1/apps/{app}").json()
+    assert (now["revision"], now["scaling"]["keep_alive"]) == (made.revision, 7)
+    assert client.post(f"/api/v1/apps/{app}/revision", json={"revision": before}).json()["scaling"]["keep_alive"] == 7
+    for wrong, status in (({"max_multiplexing": 0}, 400), ({"machine_types": ["GPU-A100"]}, 409)):
+        assert client.patch(path, json=wrong).status_code == status
+    assert len(gateway.call(gateway.store.apps.revisions(app))) == 2
+
+
+def test_limits_of_requests_belong_to_the_alias(gateway: RunningGateway, client: httpx.Client) -> None:
+    """request_start_timeout was read from the class and nobody looked at it; deploys changed request_timeout."""
+    app = gateway.app()
+    path = f"/api/v1/apps/{app}/scaling"
+
+    def with_deadline() -> list[str]:
+        found = gateway.call(gateway.store._redis.command("ZRANGE", keys.deadlines(app), 0, -1))
+        return [request_id.decode() for request_id in found]
+
+    assert client.patch(path, json={"request_start_timeout": 60}).status_code == 200
+    limited = client.post(f"/queue/{app}", json={}).json()["request_id"]
+    assert client.patch(path, json={"request_start_timeout": None}).status_code == 200
+    client.post(f"/queue/{app}", json={})
+    assert with_deadline() == [limited]
+    gateway.worker(app)
+    assert [w.retiring for w in gateway.call(gateway.store.workers.list(app))] == [None]
+    assert client.patch(path, json={"request_timeout": 60}).status_code == 200
+    assert all(w.retiring for w in gateway.call(gateway.store.workers.list(app)))
 
 
 def test_an_alias_can_be_moved_to_a_revision_that_was_built(gateway: RunningGateway, client: httpx.Client) -> None:

@@ -156,7 +156,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "max_concurrency is 0; it must be a whole number, at least 1 and at most 10000.",
     ),
     "keep_alive below zero": ({"scaling": ScalingSpec(keep_alive=-1)}, "keep_alive is -1; it must be"),
-    "no time to run": ({"request_timeout": 0}, "request_timeout is 0"),
+    "no time to run": ({"scaling": ScalingSpec(request_timeout=0)}, "request_timeout is 0"),
     "a requirement that is none": (
         {"environment": replace(HELLO.environment, requirements=(("torch >>> 2",),))},
         "torch >>> 2",
@@ -301,3 +301,68 @@ def test_no_cache_builds_an_environment_of_its_own(gateway: RunningGateway, clie
     assert first == again != fresh == after
     assert changed not in (first, fresh)
     assert changed == environment_key(EnvironmentSpec("3.11", (("numpy",),)))
+
+
+def test_an_app_of_a_named_environment_carries_its_mark(gateway: RunningGateway, client: httpx.Client) -> None:
+    upload(client)
+    unknown = client.post("/api/v1/deployments", json=deployment(env="staging"))
+    assert unknown.status_code == 404
+    assert "there is main" in unknown.json()["detail"]
+    client.post("/api/v1/environments", json={"name": "staging"})
+    client.post("/api/v1/secrets", params={"env": "staging"}, json={"values": {"ONE": "1"}})
+    for name in ("painter", "painter--staging"):
+        made = client.post("/api/v1/deployments", json=deployment(name=name, env="staging", secrets=["ONE", "TWO"]))
+        assert made.status_code == 201
+        assert (made.json()["app"], made.json()["missing_secrets"]) == (f"{OWNER}/painter--staging", ["TWO"])
+    of_main = client.post("/api/v1/deployments", json=deployment(name="painter--staging"))
+    assert of_main.status_code == 400
+    assert "--env staging" in of_main.json()["detail"]
+    long = client.post("/api/v1/deployments", json=deployment(name="x" * 60, env="staging"))
+    assert long.status_code == 400
+
+
+def test_an_environment_that_a_secret_opened_the_way_to_is_its_owners(
+    gateway: RunningGateway, client: httpx.Client
+) -> None:
+    """Environments are shared by their inputs: whoever wrote another owner's requirements got what that one's token
+    had fetched."""
+    upload(client)
+    environment = replace(HELLO.environment, requirements=(("--extra-index-url=https://${TOKEN}@host/simple", "kit"),))
+    made = client.post("/api/v1/deployments", json=deployment(name="guarded", environment=environment)).json()
+    assert made["environment_key"] == environment_key(replace(environment, built_anew=f"{OWNER}/main"))
+    again = client.post("/api/v1/deployments", json=deployment(name="guarded", environment=environment)).json()
+    assert again["environment_key"] == made["environment_key"]
+    plain = client.post("/api/v1/deployments", json=deployment(name="plain")).json()
+    assert plain["environment_key"] == environment_key(HELLO.environment)
+
+
+def test_a_check_tells_what_would_change_and_does_nothing(gateway: RunningGateway, client: httpx.Client) -> None:
+    app = gateway.app("checked", auth="shared")
+    gateway.call(gateway.store.apps.set_scaling(app, ScalingSpec(keep_alive=9)))
+    body = deployment(name="checked", scaling=ScalingSpec(keep_alive=5), machine_types=("M",), secrets=["NEVER_SET"])
+    answer = client.post("/api/v1/deployments/check", json=body).json()
+    rows = {row["setting"]: row for row in answer["settings"]}
+    assert rows["machine_types"] == {"setting": "machine_types", "now": ["S"], "after": ["M"]}
+    assert rows["keep_alive"] == {"setting": "keep_alive", "now": 9, "after": 9, "ignored": 5}
+    assert (rows["auth"]["now"], rows["auth"]["after"]) == ("shared", "shared")
+    assert rows["file hello.py"]["after"] == "changed"
+    assert (answer["missing_secrets"], answer["environment_is_built"]) == (["NEVER_SET"], False)
+    reset = client.post("/api/v1/deployments/check", json={**body, "reset_scale": True}).json()["settings"]
+    assert {"setting": "keep_alive", "now": 9, "after": 5} in reset
+    fresh = client.post("/api/v1/deployments/check", json=deployment(name="never-was")).json()
+    assert fresh["revision"] is None
+    assert {"setting": "auth", "now": None, "after": "private"} in fresh["settings"]
+    gpu = client.post("/api/v1/deployments/check", json=deployment(machine_types=("GPU-A100",)))
+    assert gpu.status_code == 409
+    assert len(gateway.call(gateway.store.apps.revisions(app))) == 1
+    assert gateway.call(gateway.store.apps.revisions(f"{OWNER}/never-was")) == []
+
+
+def test_the_strategy_of_a_deploy_is_kept_for_the_time_when_the_alias_moves(
+    gateway: RunningGateway, client: httpx.Client
+) -> None:
+    upload(client)
+    made = client.post("/api/v1/deployments", json={**deployment(name="recreated"), "strategy": "recreate"}).json()
+    waiting = gateway.call(gateway.store.environments.waiting(made["environment_key"]))
+    assert [each.recreate for each in waiting if each.app == made["app"]] == [True]
+    assert client.post("/api/v1/deployments", json={**deployment(), "strategy": "sudden"}).status_code == 400

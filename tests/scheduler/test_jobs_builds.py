@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Builder:
         self.go.set()
         self.error: Exception | None = None
         self.built: list[EnvironmentSpec] = []
+        self.secrets: list[dict[str, str]] = []
         self.running = 0
         self.most_running = 0
         self.found: Environment | None = None
@@ -46,9 +47,14 @@ class Builder:
         monkeypatch.setattr(envbuilder, "find", lambda key, settings: self.found)
 
     async def build(
-        self, spec: EnvironmentSpec, settings: BuildSettings, on_line: Callable[[str], None]
+        self,
+        spec: EnvironmentSpec,
+        settings: BuildSettings,
+        on_line: Callable[[str], None],
+        secrets: Mapping[str, str],
     ) -> Environment:
         self.built.append(spec)
+        self.secrets.append(dict(secrets))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -96,6 +102,24 @@ async def state(store: Store, revision: str, app: str = APP) -> RevisionRecord:
     found = await await_until(look, f"the build of {app} {revision} to end", timeout=60)
     assert found is not None
     return found
+
+
+def test_a_build_gets_the_secrets_that_its_addresses_name(redis_url: str, tmp_path: Path, builder: Builder) -> None:
+    async def scenario() -> None:
+        async with jobs(redis_url, tmp_path) as store:
+            await store.secrets.set("o", "staging", {"TOKEN": "of staging", "OTHER": "x"}, exposed=False)
+            await store.secrets.set("o", "main", {"TOKEN": "of main"}, exposed=True)
+            address = "--extra-index-url https://${TOKEN}@host/simple"
+            environment = EnvironmentSpec("3.11", ((address, "kit"),))
+            await register(store, "r1", env="staging", environment=environment)
+            await store.environments.request_build(APP, "r1")
+            assert (await state(store, "r1")).state is RevisionState.READY
+            await register(store, "r2")
+            await store.environments.request_build(APP, "r2")
+            assert (await state(store, "r2")).state is RevisionState.READY
+            assert builder.secrets == [{"TOKEN": "of staging"}, {}]
+
+    run(scenario())
 
 
 def test_a_build_makes_the_revision_serve(redis_url: str, tmp_path: Path, builder: Builder) -> None:

@@ -73,6 +73,7 @@ def workers(draw: st.DrawFn) -> tuple[WorkerRecord, ...]:
                 idle_since_ms=draw(st.integers(ready_at, NOW)) if state is WorkerState.IDLE else None,
                 leftover=draw(st.sampled_from([0, 0, 0, 1])) if ready else 0,
                 stop_requested=draw(st.sampled_from([None, None, None, "drain", "kill"])),
+                retiring=draw(st.sampled_from([None, None, None, "worn"])),
             )
         )
     return tuple(found)
@@ -107,7 +108,9 @@ memories = st.builds(
 
 
 def current(look: AppSeen) -> list[WorkerRecord]:
-    return [w for w in look.workers if w.revision == "r2" and w.state is not WorkerState.TERMINATED]
+    return [
+        w for w in look.workers if w.revision == "r2" and w.retiring is None and w.state is not WorkerState.TERMINATED
+    ]
 
 
 @given(policies, looks(), memories)
@@ -127,9 +130,8 @@ def test_never_below_min_unless_starts_fail_or_leaving_workers_use_up_the_room(
 ) -> None:
     policy = replace(policy, startup_failures=0, crash_streak=0)
     memory = replace(memory, lost_starts=0, starting=frozenset())
-    look = replace(
-        look, workers=tuple(w for w in look.workers if w.stop_requested is None and w.revision == policy.revision)
-    )
+    staying = [w for w in look.workers if w.stop_requested is None and w.retiring is None]
+    look = replace(look, workers=tuple(w for w in staying if w.revision == policy.revision))
     look = replace(look, workers=tuple(w for w in look.workers if w.state is not WorkerState.DRAINING))
     decision, _ = decide(policy, look, memory, NOW)
     assert decision.desired >= min(policy.scaling.min_concurrency, policy.scaling.max_concurrency)
@@ -326,6 +328,16 @@ def test_a_minimum_stays_warm_through_a_deploy() -> None:
     assert one(scaling, seen(old)).stops == ()
     assert one(scaling, seen(old)).start == 1
     assert [s.worker_id for s in one(scaling, seen(old, worker("new"))).stops] == ["old"]
+
+
+def test_a_worker_whose_owner_wants_another_one_serves_until_that_is_ready() -> None:
+    old = worker("old", WorkerState.RUNNING, retiring="its owner asked")
+    scaling = ScalingSpec(max_concurrency=1)
+    assert one(scaling, seen(old, in_progress=1)).start == 1
+    ready = one(scaling, seen(old, worker("new"), in_progress=1))
+    assert [(s.worker_id, s.how) for s in ready.stops] == [("old", "drain")]
+    assert "its owner asked" in ready.stops[0].reason
+    assert one(scaling, seen(worker("old", retiring="its owner asked"))).start == 0
 
 
 def test_a_starting_worker_of_a_replaced_revision_is_killed() -> None:

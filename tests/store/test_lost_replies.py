@@ -52,6 +52,11 @@ async def queued(s: Scene) -> None:
     await s.submit("b", priority="low")
 
 
+async def two_revisions(s: Scene) -> None:
+    """The app's name points at r1, and there is another one."""
+    await s.store.apps.put_revision(revision("r2"))
+
+
 async def running(s: Scene) -> None:
     """A runs on w1, B and C wait."""
     await s.place("w1")
@@ -179,6 +184,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     "claim": (running, claim),
     "drop_letter": (letter, lambda s: s.store.letters.drop(APP, "a")),
     "drop_webhook": (given_up, lambda s: s.store.outbox.drop(APP, "a")),
+    "drop_revision": (two_revisions, lambda s: s.store.apps.drop_revision(APP, "r2")),
     "end_crash_streak": (crashing, lambda s: s.store.apps.crash_streak_ended(APP, "r1")),
     "expired_leases": (running, lambda s: s.requests.expired_leases(APP)),
     "expired_sessions": (session, lambda s: s.store.apps.expired_sessions()),
@@ -209,6 +215,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     "report_host": (nothing, lambda s: s.store.hosts.report(HOST)),
     "request_stop": (running, lambda s: s.store.workers.request_stop(APP, "w1", "drain", "old")),
     "resign": (nothing, lambda s: s.store.leader.resign("scheduler-1")),
+    "retire": (running, lambda s: s.store.workers.retire(APP, "another one is wanted")),
     "retire_app": (queued, lambda s: s.store.apps.delete(APP)),
     "retire_name": (queued, lambda s: s.store.apps.delete(APP)),
     "retry": (running, retry),

@@ -95,7 +95,7 @@ class Stage:
         await self.store.apps.put_revision(
             RevisionRecord(app, "r1", spec, bundle_hash, (file,), ENVIRONMENT_KEY, RevisionState.READY, 0)
         )
-        await self.store.apps.point(app, "r1", auth="public", scaling=None, ephemeral=False)
+        await self.store.apps.point(app, "r1", auth="public", scaling=spec.scaling, ephemeral=False)
         return app
 
     async def place(self, app: str, **changes: Any) -> WorkerRecord:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fal._spec import ScalingSpec
 
 from keepwarm import redis_server as embedded
 from scheduler.store.records import Mode, RequestRecord, RequestState, WorkerState
@@ -152,7 +153,7 @@ def test_a_blocked_event_loop_is_no_hang(redis_url: str, tmp_path: Path) -> None
 def test_a_request_over_its_time_kills_the_runner_and_is_not_retried(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:
-            app = await on.deploy(PROBE, request_timeout=0.5, max_multiplexing=2)
+            app = await on.deploy(PROBE, scaling=ScalingSpec(request_timeout=0.5), max_multiplexing=2)
             worker = await on.start_ready(app)
             slow = await on.submit(app, "/block")
             await on.logged(app, "blocking")

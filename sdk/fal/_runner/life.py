@@ -247,6 +247,7 @@ def _announce(start: Start) -> None:
     os.environ["FAL_RUNNER_STATE"] = "SETUP"
     os.environ.setdefault("FAL_APP_NAME", start.app.rpartition("/")[2])
     os.environ.setdefault("FAL_JOB_ID", start.worker_id)
+    os.environ.update(start.secrets)
 
 
 def _openapi_text(app: FastAPI, output: Output) -> str:

@@ -43,6 +43,7 @@ class Start(Message):
     ``files_dir``: folder in which the runner leaves files for the platform's store (see FileSaved).
     ``cpu_fallback_for``: name of the GPU type that this CPU stands in for, or None.
     ``storage_hosts``: host[:port] values of the platform itself, which downloads may reach though they are private.
+    ``secrets``: variables for the app's environment. Not part of the process's own: that one others can read.
     """
 
     tag: ClassVar[str] = "start"
@@ -57,6 +58,7 @@ class Start(Message):
     max_multiplexing: int = 1
     cpu_fallback_for: str | None = None
     storage_hosts: list[str] = field(default_factory=list)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
     protocol_version: int = PROTOCOL_VERSION
 
 

@@ -24,9 +24,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "runners": ("runners", "See the workers of an app and their logs."),
         "logs": ("logs", "Show an app's log, and follow it."),
         "queue": ("queue", "Count waiting requests, drop them, see which were given up."),
+        "files": ("files", "List, fetch and put what apps see in /data."),
         "api": ("api", "Call an app through its queue."),
     },
     "Settings": {
+        "secrets": ("secrets", "Set values that apps find in their environment variables."),
+        "environments": ("environments", "Keep apps and secrets of, say, staging apart."),
         "keys": ("keys", "Make and take back API keys."),
         "profile": ("profile", "Remember servers and their keys."),
         "doctor": ("doctor", "Check this machine and the way to the server."),

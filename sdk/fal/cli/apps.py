@@ -6,12 +6,14 @@ Reads and prints; the server decides.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, get_args
+from urllib.parse import quote
 
 import click
 
-from fal.cli.options import control_api, items_of, json_option
-from fal.cli.runners import show_runners
+from fal._spec import Auth
+from fal.cli.options import control_api, env_of_option, items_of, json_option, strategy_option
+from fal.cli.runners import show_runners, state_option
 
 
 @click.group("apps")
@@ -25,13 +27,20 @@ def command() -> None:
 @command.command("list")
 @click.option("--filter", "part", default=None, metavar="TEXT", help="Only apps whose name holds TEXT.")
 @click.option("--all", "everything", is_flag=True, help="Those of running `fal run` commands too.")
+@click.option("--sort-by-runners", is_flag=True, help="Those with most runners first.")
+@env_of_option
 @json_option
-def list_apps(part: str | None, everything: bool, as_json: bool) -> None:
+def list_apps(part: str | None, everything: bool, sort_by_runners: bool, env: str | None, as_json: bool) -> None:
     """List apps."""
+    from fal._limits import env_of
     from fal.cli.console import Screen, print_json
 
     apps = items_of(control_api().json("GET", "/api/v1/apps"))
     apps = [app for app in apps if (everything or not app.get("ephemeral")) and (part or "") in str(app.get("app"))]
+    if env is not None:
+        apps = [app for app in apps if env_of(str(app.get("app"))) == env]
+    if sort_by_runners:
+        apps.sort(key=lambda app: -len(app.get("workers") or ()))
     if as_json:
         print_json(apps)
         return
@@ -133,28 +142,55 @@ def list_revisions(app: str, as_json: bool) -> None:
 @command.command("set-rev")
 @click.argument("app")
 @click.argument("revision")
-def set_revision(app: str, revision: str) -> None:
-    """Point an app at an earlier (or later) revision. Its scaling settings stay."""
-    from fal.cli.console import Screen
+@click.option("--auth", type=click.Choice(get_args(Auth)), default=None, help="Who may call it.  [default: as it is]")
+@strategy_option
+@json_option
+def set_revision(app: str, revision: str, auth: Auth | None, strategy: str, as_json: bool) -> None:
+    """Point an app at an earlier (or later) revision, without a build. Its scaling settings stay."""
+    from fal.cli.console import Screen, print_json
 
     api = control_api()
-    api.json("POST", api.app_path(app, "/revision"), json={"revision": revision})
+    body = {"revision": revision, "strategy": strategy} | ({"auth": auth} if auth else {})
+    answer = api.json("POST", api.app_path(app, "/revision"), json=body)
+    if as_json:
+        print_json(answer)
+        return
     Screen().tick(f"{api.app_id(app)} now runs revision {revision}; running requests finish on the one before.")
 
 
 @command.command("delete")
 @click.argument("app")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def delete(app: str, yes: bool) -> None:
+@json_option
+def delete(app: str, yes: bool, as_json: bool) -> None:
     """Delete an app: its queued requests end with an error, its URL is gone."""
-    from fal.cli.console import Screen
+    from fal.cli.console import Screen, print_json
 
     api = control_api()
     name = api.app_id(app)
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete {name}?", abort=True)
     api.request("DELETE", api.app_path(app))
+    if as_json:
+        print_json({"deleted": name})
+        return
     Screen().tick(f"Deleted {name}")
+
+
+@command.command("delete-rev")
+@click.argument("app")
+@click.argument("revision")
+@json_option
+def delete_revision(app: str, revision: str, as_json: bool) -> None:
+    """Delete a revision that does not serve; one cannot roll back to it any more."""
+    from fal.cli.console import Screen, print_json
+
+    api = control_api()
+    api.request("DELETE", api.app_path(app, f"/revisions/{quote(revision, safe='')}"))
+    if as_json:
+        print_json({"deleted": revision})
+        return
+    Screen().tick(f"Deleted revision {revision} of {api.app_id(app)}")
 
 
 @command.command("scale")
@@ -166,13 +202,27 @@ def delete(app: str, yes: bool) -> None:
 @click.option("--concurrency-buffer-perc", type=click.IntRange(0), help="The same, as a percentage of the load.")
 @click.option("--scaling-delay", type=click.FloatRange(0), help="Seconds a request waits before it starts a runner.")
 @click.option("--app-priority", type=click.IntRange(-100, 100), help="Who gets a card first; 0 unless set.")
+@click.option("--request-timeout", type=click.FloatRange(0, min_open=True), help="Seconds for one attempt.")
+@click.option("--request-start-timeout", type=click.FloatRange(0), help="Seconds to wait for a start; 0: no limit.")
+@click.option(
+    "--max-multiplexing", type=click.IntRange(1), help="Requests a runner has at a time; until the next deploy."
+)
+@click.option("--startup-timeout", type=click.FloatRange(0, min_open=True), help="For setup(); until the next deploy.")
+@click.option("--machine-types", default=None, metavar="TYPE[,TYPE]...", help="In order; until the next deploy.")
 @json_option
-def scale(app: str, as_json: bool, **settings: Any) -> None:
-    """Change scaling settings at once; they survive deploys (unless --reset-scale)."""
+def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -> None:
+    """Change scaling settings at once; they survive deploys (unless --reset-scale).
+
+    Those that say "until the next deploy" belong to the code: they make a revision, from which you may roll back.
+    """
     from fal._problem import Problem
     from fal.cli.console import Screen, print_json
 
     changes = {key: value for key, value in settings.items() if value is not None}
+    if changes.get("request_start_timeout") == 0:
+        changes["request_start_timeout"] = None
+    if machine_types is not None:
+        changes["machine_types"] = [name.strip() for name in machine_types.split(",") if name.strip()]
     if not changes:
         raise Problem("Nothing to change.", next_step="name a setting, as in `fal apps scale my-app --keep-alive 300`.")
     api = control_api()
@@ -180,12 +230,41 @@ def scale(app: str, as_json: bool, **settings: Any) -> None:
     if as_json:
         print_json(answer)
         return
-    Screen().tick(f"{api.app_id(app)}: " + ", ".join(f"{key} = {value}" for key, value in changes.items()))
+    screen = Screen()
+    screen.tick(f"{api.app_id(app)}: " + ", ".join(f"{key} = {_plain(value)}" for key, value in changes.items()))
+    if passing := [key for key in ("max_multiplexing", "startup_timeout", "machine_types") if key in changes]:
+        screen.note(
+            f"{', '.join(passing)}: as the code says again after the next deploy (revision {answer['revision']})."
+        )
+
+
+@command.command("rollout")
+@click.argument("app")
+@strategy_option
+@click.option("--force", is_flag=True, help="Kill them; what they run is tried again if it was queued.")
+@json_option
+def rollout(app: str, strategy: str, force: bool, as_json: bool) -> None:
+    """Replace all runners of APP, so that they see changed secrets or files."""
+    from fal.cli.console import Screen, print_json
+
+    api = control_api()
+    answer = api.json("POST", api.app_path(app, "/rollout"), json={"strategy": strategy, "force": force})
+    if as_json:
+        print_json(answer)
+        return
+    count, name = answer.get("workers", 0), api.app_id(app)
+    if count == 0:
+        Screen().line(f"{name} has no runners; the next one starts afresh.", "dim")
+        return
+    Screen().tick(
+        f"Replacing {count} runner{'s' * (count != 1)} of {name}; `fal apps runners {app}` shows how far it is."
+    )
 
 
 @command.command("runners")
 @click.argument("app")
+@state_option
 @json_option
-def runners(app: str, as_json: bool) -> None:
+def runners(app: str, state: str | None, as_json: bool) -> None:
     """List an app's runners."""
-    show_runners(app, as_json)
+    show_runners(app, as_json, state)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from fal._loading import LoadedApp
 from fal._problem import Problem
 from fal._server import ControlApi, StreamBroken
-from fal.cli.console import Screen
+from fal.cli.console import Screen, amount
 
 #: Reconnects to a build's event stream before giving up; a gateway that restarts is back within seconds.
 _RECONNECTS = 10
@@ -55,15 +56,14 @@ class Delivery:
         message: str | None = None,
         reset_scale: bool = False,
         no_cache: bool = False,
+        strategy: str = "rolling",
     ) -> Built:
         """Upload what is missing, register, and wait for the environment; a second ephemeral one is a new revision.
 
         Raises:
             Problem: refused, or the build failed (its lines have been shown).
         """
-        count, size = self.api.upload_missing(loaded.bundle.paths)
-        if count:
-            self.screen.line(f"Sent {count} file{'s' * (count != 1)} ({_bytes(size)})", "dim")
+        self._upload(loaded.uploads)
         registered = self.api.deploy(
             loaded.spec.to_json(),
             [asdict(file) for file in loaded.bundle.files],
@@ -72,12 +72,24 @@ class Delivery:
             reset_scale=reset_scale,
             no_cache=no_cache,
             replaces=self.app if ephemeral else None,
+            strategy=strategy,
         )
+        for name in registered.get("missing_secrets", ()):
+            self.screen.warning(f"the app lists the secret {name}, which is not set: `fal secrets set {name}`.")
         self.app, revision = str(registered["app"]), str(registered["revision"])
         final = self._watch(self.app, revision, self.api.server_time or time.time())
         urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
         alias = self._wait_pointed(self.app, revision)
         return Built(self.app, revision, urls, str(alias.get("auth") or loaded.spec.auth or "private"))
+
+    def _upload(self, uploads: Mapping[str, Path]) -> None:
+        missing = self.api.missing(uploads)
+        size = sum(uploads[sha256].stat().st_size for sha256 in missing)
+        with self.screen.progress("Sending files", size) as advance:
+            for sha256 in missing:
+                self.api.upload(sha256, uploads[sha256], advance)
+        if missing:
+            self.screen.line(f"Sent {len(missing)} file{'s' * (len(missing) != 1)} ({amount(size)})", "dim")
 
     def _wait_pointed(self, app: str, revision: str) -> dict[str, Any]:
         """The alias, once it points at the revision: a URL that is shown must answer."""
@@ -171,11 +183,3 @@ def _worth_saying(notes: Mapping[str, Any]) -> list[str]:
     if notes.get("cpu_fallback"):
         said.append(f"CPU fallback: {notes['cpu_fallback']}.")
     return said
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

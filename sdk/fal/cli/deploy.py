@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 
 from fal._spec import Auth
-from fal.cli.options import ignored_options, items_of, json_option
+from fal.cli.options import env_option, ignored_options, items_of, json_option
 
 
 @click.command("deploy")
@@ -27,11 +27,17 @@ from fal.cli.options import ignored_options, items_of, json_option
 @click.option("--reset-scale", is_flag=True, help="Take scaling settings from the code instead of keeping the app's.")
 @click.option("--no-cache", is_flag=True, help="Build the environment anew.")
 @click.option("--cpu-fallback", is_flag=True, help="The operator's choice, not a deploy's; says where it is made.")
+@env_option
 @click.option("--output", type=click.Choice(["pretty", "json"]), default="pretty", hidden=True)
 @json_option
-@ignored_options(
-    "--env", "--team", "--strategy", "--annotation", flags=("--yes", "--attach", "--detach", "--check", "--no-scale")
+@click.option(
+    "--strategy",
+    type=click.Choice(["rolling", "recreate"]),
+    default=None,
+    help="rolling: old runners serve until new ones are ready; recreate: they leave first.  [default: rolling]",
 )
+@click.option("--check", is_flag=True, help="Show what would change, and do nothing.")
+@ignored_options("--team", "--annotation", flags=("--yes", "--attach", "--detach", "--no-scale"))
 def command(
     ref: str | None,
     app_name: str | None,
@@ -40,8 +46,11 @@ def command(
     reset_scale: bool,
     no_cache: bool,
     cpu_fallback: bool,
+    env: str,
     output: str,
     as_json: bool,
+    strategy: str | None,
+    check: bool,
 ) -> None:
     """Give an app a stable URL. Running requests finish on the old revision, new ones go to the new one.
 
@@ -56,11 +65,14 @@ def command(
 
     as_json = as_json or output == "json"
     screen = Screen(to_stderr=as_json)
-    loaded = load(ref, app_name=app_name, auth=auth)
+    loaded = load(ref, app_name=app_name, auth=auth, env=env)
     if cpu_fallback:
         screen.note("--cpu-fallback is the operator's choice for the whole platform: `keepwarm up --cpu-fallback`.")
     api = ControlApi(_server(loaded.spec.machine_types))
-    name = loaded.spec.name
+    name, reset_scale = loaded.spec.name, reset_scale or loaded.reset_scale
+    if check:
+        _check(api, loaded, reset_scale, as_json)
+        return
     screen.line(f"Deploying {loaded.cls.__name__!r} as app {name!r}", "bold")
     note_lost_digits(screen, loaded)
     known = _existing(api, name)
@@ -72,8 +84,9 @@ def command(
         loaded,
         ephemeral=False,
         message=message,
-        reset_scale=reset_scale or loaded.reset_scale,
+        reset_scale=reset_scale,
         no_cache=no_cache,
+        strategy=strategy or loaded.strategy,
     )
     if as_json:
         print_json(
@@ -89,9 +102,43 @@ def command(
         return
     screen.tick("Deployed successfully")
     _show(built, loaded, screen)
-    kept = None if known is None or reset_scale or loaded.reset_scale else known.get("scaling")
+    kept = None if known is None or reset_scale else known.get("scaling")
     if kept is not None and kept != asdict(loaded.spec.scaling):
         screen.note("Scaling settings were kept from the app as it was; --reset-scale takes them from the code.")
+
+
+def _check(api: Any, loaded: Any, reset_scale: bool, as_json: bool) -> None:
+    from fal.cli.console import Screen, print_json
+
+    answer = api.check_deploy(loaded.spec.to_json(), [asdict(f) for f in loaded.bundle.files], reset_scale=reset_scale)
+    if as_json:
+        print_json(answer)
+        return
+    screen = Screen()
+    is_new = answer.get("revision") is None
+    rows = [row for row in answer.get("settings", ()) if is_new or row["now"] != row["after"]]
+    screen.line(f"{answer['app']} would be new:" if is_new else f"{answer['app']}, after the deploy:", "bold")
+    screen.table(
+        ["Setting", "Now", "After"],
+        [(row["setting"], _value(row["now"]), _value(row["after"])) for row in rows],
+        empty="Nothing would change.",
+    )
+    for row in answer.get("settings", ()):
+        if "ignored" in row:
+            screen.note(
+                f"{row['setting']} stays {_value(row['after'])}; the code's {_value(row['ignored'])} counts with "
+                "--reset-scale, or set it with `fal apps scale`."
+            )
+    if not answer.get("environment_is_built"):
+        screen.line("Its environment would be built first.", "dim")
+    for secret in answer.get("missing_secrets", ()):
+        screen.warning(f"the app lists the secret {secret}, which is not set: `fal secrets set {secret}`.")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "" if value is None else str(value)
 
 
 def _server(machine_types: tuple[str, ...]) -> Any:

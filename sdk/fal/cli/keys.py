@@ -62,11 +62,15 @@ def list_keys(as_json: bool) -> None:
 
 @command.command("revoke")
 @click.argument("key_id")
-def revoke(key_id: str) -> None:
+@json_option
+def revoke(key_id: str, as_json: bool) -> None:
     """Take a key back; calls with it are refused from now on."""
-    from fal.cli.console import Screen
+    from fal.cli.console import Screen, print_json
 
     # A whole key pasted here must not end up in a URL, and thereby in logs.
     name = key_id.partition(":")[0]
     control_api().request("DELETE", f"/api/v1/keys/{quote(name, safe='')}")
+    if as_json:
+        print_json({"revoked": name})
+        return
     Screen().tick(f"Revoked {name}")

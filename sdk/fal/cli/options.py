@@ -8,6 +8,18 @@ from typing import Any
 import click
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output on stdout.")
+env_option = click.option(
+    "--env", default="main", show_default=True, metavar="NAME", help="The environment (`fal environments`)."
+)
+
+env_of_option = click.option("--env", default=None, metavar="NAME", help="Only those of that environment.")
+strategy_option = click.option(
+    "--strategy",
+    type=click.Choice(["rolling", "recreate"]),
+    default="rolling",
+    show_default=True,
+    help="rolling: old runners serve until new ones are ready; recreate: they leave first.",
+)
 
 
 def ignored_options(*names: str, flags: tuple[str, ...] = ()) -> Callable[[Any], Any]:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import click
 
 from fal._spec import Auth
-from fal.cli.options import ignored_options
+from fal.cli.options import env_option, ignored_options
 
 #: Given the app, its delivery and the screen: what goes on beside the run.
 Reloading = Callable[[Any, Any, Any], contextlib.AbstractContextManager[Any]]
@@ -41,7 +41,8 @@ _RECONNECTS = 6
 @click.option(
     "--exposed-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="With --local; 0: any."
 )
-@ignored_options("--env", "--team", "--exposed-metrics-port", flags=("--force-env-build", "--forward-compat"))
+@env_option
+@ignored_options("--team", "--exposed-metrics-port", flags=("--force-env-build", "--forward-compat"))
 def command(
     ref: str,
     auth: Auth | None,
@@ -52,6 +53,7 @@ def command(
     reload: bool,
     local: bool,
     exposed_port: int,
+    env: str,
 ) -> None:
     """Try an app: builds its environment, prints a URL, shows its log, and removes it on Ctrl-C.
 
@@ -70,7 +72,7 @@ def command(
         return
     begun = time.time()
     check = None if cpu_fallback or machine_type else guess_check(Path(ref.partition("::")[0]))
-    read = partial(load, ref, app_name=app_name, auth=auth, machine_type=machine_type, run=True)
+    read = partial(load, ref, app_name=app_name, auth=auth, machine_type=machine_type, env=env, run=True)
     try:
         loaded = read()
     except BaseException:

@@ -1,0 +1,152 @@
+"""An app's workers in the control API, which users know as runners: look, stop, replace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from scheduler.store import keys
+from scheduler.store.records import WorkerState
+
+from . import shapes, wire
+from .control import Control, answer
+from .errors import Refusal, bad_request
+from .events import Events, Story
+from .operations import describe, events
+
+_WORKERS = "/api/v1/apps/{owner}/{app}/workers"
+_MOST_ARGUMENTS = 256
+_LOOK_SECONDS = 1.0
+#: For a worker to say that it has begun.
+_PATIENCE_SECONDS = 20.0
+_REPLACED = "its owner asked for another one in its place"
+Strategy = Literal["rolling", "recreate"]
+
+
+class Workers:
+    """Routes below ``/api/v1/apps/{owner}/{app}/workers``, and ``…/rollout``."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._store = control.store
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(_WORKERS, self.list, methods=["GET"]),
+            Route(f"{_WORKERS}/{{worker_id}}/stop", self.stop, methods=["POST"]),
+            Route(f"{_WORKERS}/{{worker_id}}/exec", self.execute, methods=["POST"]),
+            Route("/api/v1/apps/{owner}/{app}/rollout", self.rollout, methods=["POST"]),
+        ]
+
+    @describe(200, shapes.Items[shapes.Worker])
+    async def list(self, request: Request) -> Response:
+        """The app's workers."""
+        app = await self._control.owned_alias(request)
+        return answer({"items": [wire.worker(worker) for worker in await self._store.workers.list(app.app)]})
+
+    @describe(202, shapes.Stopped, body=shapes.StopChoice)
+    async def stop(self, request: Request) -> Response:
+        """One worker finishes what it has and leaves, is replaced first, or is killed.
+
+        Raises:
+            Refusal: 404 when the app has no such worker, or it has ended.
+        """
+        app = (await self._control.owned_alias(request)).app
+        worker_id = request.path_params["worker_id"]
+        body = await self._control.json(request)
+        how = body.get("how", "drain")
+        if how not in ("drain", "replace", "kill"):
+            raise bad_request('"how" must be "drain", "replace" or "kill".')
+        await self._living(app, worker_id)
+        if how == "replace":
+            await self._store.workers.retire(app, _REPLACED, worker_id)
+        else:
+            await self._store.workers.request_stop(app, worker_id, how, f"its owner asked ({how})")
+        return answer({"app": app, "worker_id": worker_id, "how": how}, 202)
+
+    @describe(200, events(shapes.CommandOutput, shapes.CommandExit), body=shapes.Command)
+    async def execute(self, request: Request) -> Response:
+        """Run a command beside a worker: its output as events, then its exit code. It ends with its caller.
+
+        Raises:
+            Refusal: 400 for what is no command, 404 when the app has no such worker.
+        """
+        app = (await self._control.owned_alias(request)).app
+        worker_id = request.path_params["worker_id"]
+        arguments: Any = (await self._control.json(request)).get("command")
+        if not _is_command(arguments):
+            raise bad_request(f'"command" must be a list of texts, {_MOST_ARGUMENTS} at most and 64 KiB together.')
+        await self._living(app, worker_id)
+        return self._control.streams.answer(self._story(app, worker_id, arguments))
+
+    def _story(self, app: str, worker_id: str, arguments: Sequence[str]) -> Story:
+        commands = self._store.commands
+
+        async def story(events: Events) -> None:
+            command_id = await commands.submit(app, worker_id, arguments)
+            subscription = await self._store.subscribe({keys.channel_command(command_id): events.note})
+            heard, give_up_at = False, time.monotonic() + _PATIENCE_SECONDS
+            try:
+                while True:
+                    while pieces := await commands.read(app, command_id):
+                        heard = True
+                        for kind, data in pieces:
+                            await events.send(wire.command_event(kind, data))
+                            if kind == "exit":
+                                return
+                    if not heard and time.monotonic() > give_up_at:
+                        await events.send(wire.command_event("stderr", b"The runner does not take commands now.\n"))
+                        await events.send(wire.command_event("exit", b"125"))
+                        return
+                    if not await events.wait(_LOOK_SECONDS):
+                        return
+                    await commands.renew(app, worker_id, command_id)
+            finally:
+                await subscription.close()
+                await commands.forget(app, command_id)
+
+        return story
+
+    async def _living(self, app: str, worker_id: str) -> None:
+        """404 when the app has no such worker, or it has ended."""
+        worker = await self._store.workers.get(app, worker_id)
+        if worker is None or worker.state is WorkerState.TERMINATED:
+            raise Refusal(404, f'"{app}" has no runner "{worker_id[:80]}" now; see "fal runners list".')
+
+    @describe(202, shapes.RolledOut, body=shapes.Rollout)
+    async def rollout(self, request: Request) -> Response:
+        """All workers are replaced: each once another one is ready, or all at once."""
+        app = (await self._control.owned_alias(request)).app
+        body = await self._control.json(request)
+        strategy, force = strategy_of(body), body.get("force", False)
+        if not isinstance(force, bool):
+            raise bad_request('"force" must be true or false.')
+        if strategy == "rolling" and not force:
+            count = await self._store.workers.retire(app, _REPLACED)
+        else:
+            how: Literal["kill", "drain"] = "kill" if force else "drain"
+            count = await self._store.workers.request_stop_all(app, how, "its owner asked for a rollout")
+        return answer({"app": app, "workers": count}, 202)
+
+
+def _is_command(given: Any) -> bool:
+    return (
+        isinstance(given, list)
+        and 0 < len(given) <= _MOST_ARGUMENTS
+        and all(isinstance(text, str) and "\0" not in text for text in given)
+        and bool(given[0])
+        and sum(len(text.encode("utf-8", "replace")) for text in given) <= 64 * 1024
+    )
+
+
+def strategy_of(body: dict[str, Any]) -> Strategy:
+    """How workers make room for others; 400 for a word that is none."""
+    strategy = body.get("strategy") or "rolling"
+    if strategy not in ("rolling", "recreate"):
+        raise bad_request('"strategy" must be "rolling" or "recreate".')
+    return "recreate" if strategy == "recreate" else "rolling"
