@@ -54,7 +54,8 @@ class Demand(TypedDict):
 
 
 class Worker(TypedDict):
-    """A worker, which users know as a runner. ``stages``: seconds of each stage of its start."""
+    """A worker, which users know as a runner. ``stages``: seconds of each stage of its start, which was of
+    a ``start_kind``: ``zygote`` or ``spawn``."""
 
     app: str
     worker_id: str
@@ -74,6 +75,7 @@ class Worker(TypedDict):
     served: int
     reason: str | None
     stages: dict[str, float]
+    start_kind: str | None
 
 
 class Pointed(TypedDict):
