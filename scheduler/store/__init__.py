@@ -16,6 +16,7 @@ from .apps import Apps
 from .blobs import BlobStore
 from .bundles import BundleStore
 from .connection import PATIENCE, Address, Redis
+from .connections import Connections
 from .data_folder import DataFolder
 from .environments import Environments
 from .errors import (
@@ -31,6 +32,7 @@ from .errors import (
 from .files import FileStore, Lifecycle, StoredFile
 from .hosts import Hosts
 from .inbox import Inbox
+from .lanes import Lane
 from .leadership import Leadership
 from .letters import Letters
 from .local_files import LocalFileStore
@@ -51,6 +53,7 @@ __all__ = [
     "Apps",
     "BlobStore",
     "BundleStore",
+    "Connections",
     "DataFolder",
     "Environments",
     "FileStore",
@@ -58,6 +61,7 @@ __all__ = [
     "IdempotencyConflict",
     "Inbox",
     "InboxClosed",
+    "Lane",
     "Leadership",
     "Letters",
     "Lifecycle",
@@ -125,6 +129,7 @@ class Store:
         self.values = Values(redis)
         self.leader = Leadership(redis)
         self.outbox = Outbox(redis, self.requests.retention_ms)
+        self.connections = Connections(redis)
         self.letters = Letters(redis, self.blobs, max_queue)
 
     @classmethod

@@ -36,6 +36,7 @@ class Inbox:
 
     Attributes:
         cancelled: called with the request id when a request that was handed out has been cancelled.
+        heard: called with the request id when the caller of a connection has sent something.
         stop_requested: called with ``"drain"`` or ``"kill"`` when somebody asks this worker to stop.
     """
 
@@ -43,6 +44,7 @@ class Inbox:
         self, redis: Redis, requests: Requests, blobs: BlobStore, app: str, worker_id: str, lease_ms: int
     ) -> None:
         self.cancelled: Callable[[str], None] | None = None
+        self.heard: Callable[[str], None] | None = None
         self.stop_requested: Callable[[str], None] | None = None
         self._redis = redis
         self._blobs = blobs
@@ -322,6 +324,8 @@ class Inbox:
             request_id = message[7:].decode()
             if not self._forget_unstarted(request_id) and request_id in self._held and self.cancelled is not None:
                 self.cancelled(request_id)
+        elif message.startswith(b"input ") and self.heard is not None:
+            self.heard(message[6:].decode())
         elif message.startswith(b"stop ") and self.stop_requested is not None:
             self.stop_requested(message[5:].decode())
 
