@@ -90,6 +90,7 @@ class CallSocket:
             if not is_expected(error):
                 log.error("a call over a websocket failed", request_id=request_id, exc_info=error)
             status, headers, content = answer_for(error)
+            headers.append((b"x-fal-request-id", request_id.encode("ascii")))
             await answer.send({"type": "http.response.start", "status": status, "headers": headers})
             await answer.send({"type": "http.response.body", "body": content})
 
