@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 
-from fal._runner.protocol import Credit, Message, SocketAccept, SocketClose, SocketMessage, SocketTaken, Window
+from fal._runner.protocol import Cancel, Credit, Message, SocketAccept, SocketClose, SocketMessage, SocketTaken, Window
 
 from gpu_worker.streams import StreamBroken
 from scheduler.store import Lane, Store
@@ -22,6 +22,11 @@ from scheduler.store.records import Claimed
 #: Seconds between looks for input whose announcement was lost, and after a store that did not answer.
 LOOK_SECONDS = 2.0
 STORE_AWAY_SECONDS = 0.5
+#: Seconds between looks whether the caller's gateway is there, and how many in a row must miss it.
+GATEWAY_SECONDS = 5.0
+GATEWAY_LOOKS = 3
+#: Seconds that an app has to wind up a connection whose gateway has gone; then its code is cancelled.
+LEAVE_SECONDS = 5.0
 #: Seconds after which unread input is kept for longer, while the app takes nothing.
 KEEP_SECONDS = 60.0
 
@@ -45,7 +50,7 @@ class Socket:
         self._more = asyncio.Event()  # input may be there, or the app has taken some
         self._left = False
         self._ending: tuple[int, str] | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._duties: list[asyncio.Task[None]] = []
         requests, app, request_id = store.requests, claim.app, claim.request_id
         self._lane = Lane(
             partial(requests.append_output, claim), partial(requests.unread_output, app, request_id), self._stored
@@ -114,7 +119,7 @@ class Socket:
             decoded = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in accept.headers]
             head = pack_accept(accept.subprotocol, decoded)
             if await self._store.requests.append_output(self._claim, "accept", head) >= 0:
-                self._listening = asyncio.create_task(self._listen())
+                self._duties += [asyncio.create_task(self._listen()), asyncio.create_task(self._watch())]
                 if self._ending is not None:
                     self.end(*self._ending)
                 await self._lane.run()
@@ -125,9 +130,9 @@ class Socket:
 
     async def _hang_up(self) -> None:
         self._lane.stop()
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+        for duty in self._duties:
+            duty.cancel()
+        await asyncio.gather(*self._duties, return_exceptions=True)
         with contextlib.suppress(StoreError):
             await self._store.connections.drop_input(self._claim.app, self._claim.request_id)
 
@@ -162,6 +167,20 @@ class Socket:
         if not self._left:
             self._to_app.sent(data)
             self._send(SocketMessage(claim.request_id, claim.attempt, data))
+
+    async def _watch(self) -> None:
+        """A gateway that died took its callers along and could tell nobody."""
+        gateway, missed = self._claim.gateway, 0
+        while gateway is not None and missed < GATEWAY_LOOKS:
+            await asyncio.sleep(GATEWAY_SECONDS)
+            try:
+                missed = 0 if await self._store.connections.gateway_listens(gateway) else missed + 1
+            except StoreError:
+                missed = 0
+        if gateway is not None:
+            self._leave(1006, "")
+            await asyncio.sleep(LEAVE_SECONDS)
+            self._send(Cancel(self._claim.request_id))
 
     async def _more_within(self, seconds: float) -> bool:
         # Not wait_for(): before Python 3.12 that swallows a cancellation which comes together with the news.

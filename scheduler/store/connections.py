@@ -48,6 +48,15 @@ class Connections:
         """``(id, kind, data)`` of the pieces after ``after``; what came up to ``after`` is deleted as read."""
         return await read_pieces(self._redis, keys.input(app, request_id), after)
 
+    async def gateway_listens(self, gateway_id: str) -> bool:
+        """Whether the gateway that holds the caller's end is there; one that reconnects seems gone for a moment.
+
+        Raises:
+            StoreUnavailable.
+        """
+        reply = await self._redis.command("PUBSUB", "NUMSUB", keys.channel_gateway(gateway_id))
+        return int(reply[1]) > 0
+
     async def keep_input(self, app: str, request_id: str) -> None:
         """The worker is there and waits for its app: what lies unread must not expire meanwhile."""
         await self._redis.command("PEXPIRE", keys.input(app, request_id), _KEEP_MS)

@@ -38,10 +38,10 @@ def opened(url: str, **options: Any) -> Iterator[ClientConnection]:
         yield socket
 
 
-def end_of(socket: ClientConnection) -> tuple[int, str]:
+def end_of(socket: ClientConnection, timeout: float = 30) -> tuple[int, str]:
     """The code and reason that the other side closes with; messages before it are read."""
     with pytest.raises(ConnectionClosed) as closed:
-        read_on(socket)
+        read_on(socket, timeout)
     assert closed.value.rcvd is not None, closed.value
     return closed.value.rcvd.code, closed.value.rcvd.reason
 
@@ -51,9 +51,9 @@ def send_all(socket: ClientConnection, messages: list[str | bytes]) -> None:
         socket.send(message)
 
 
-def read_on(socket: ClientConnection) -> None:
+def read_on(socket: ClientConnection, timeout: float) -> None:
     while True:
-        socket.recv(30)
+        socket.recv(timeout)
 
 
 def refusal_of(url: str, **options: Any) -> tuple[int, Any]:
