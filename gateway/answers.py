@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+import orjson
+
 from scheduler.store.records import Headers as StoredHeaders
 from scheduler.store.records import Outcome, RequestRecord, RequestState
 
@@ -78,3 +80,13 @@ def failure(status: int, error_type: str, detail: str) -> Outcome:
     """An infrastructure error in the form of an answer."""
     headers = (("content-type", "application/json"),)
     return Outcome(status=status, headers=headers, body=wire.error_body(detail, error_type), error_type=error_type)
+
+
+def detail(body: bytes) -> str:
+    """What an error's body says, in one line, where only a line has room."""
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    said = content.get("detail") if isinstance(content, dict) else None
+    return said.splitlines()[0] if isinstance(said, str) and said else ""

@@ -42,6 +42,7 @@ from .results import Results
 from .run import Access, Run
 from .secrets import Secrets
 from .settings import Settings
+from .sockets import Sockets
 from .storage import Storage
 from .tokens import Tokens
 from .uploads import Uploads
@@ -70,6 +71,7 @@ class Gateway:
         control = Control(store, settings, addresses, keys, directory, limits, self._streams)
         self.results = Results(store, settings.max_wait)
         self._run = Run(store, addresses, access, limits, self.results, settings.write_timeout)
+        self._sockets = Sockets(store, settings, addresses, access, limits, self.results, self._run)
         self._queue = Queue(store, settings, addresses, access, limits, self._streams)
         self._files = Files(store, keys, settings.write_timeout)
         self._uploads = Uploads(store, settings, addresses, keys, tokens, limits)
@@ -85,7 +87,7 @@ class Gateway:
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
-            await send({"type": "websocket.close", "code": 1003})
+            await self._sockets.serve(scope, receive, send)
 
     def stop(self) -> None:
         """The server is stopping: event streams end now, requests have the server's grace."""

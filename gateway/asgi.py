@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["BODILESS", "Headers", "Message", "Receive", "Scope", "Send", "respond", "start", "until_hang_up"]
+__all__ = [
+    "BODILESS",
+    "Headers",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "http_scheme",
+    "respond",
+    "start",
+    "until_hang_up",
+]
 
 Headers = list[tuple[bytes, bytes]]
 #: Statuses that never have a body; after a 204 or 304, one would be read as the next answer.
@@ -28,6 +39,11 @@ async def start(send: Send, status: int, headers: Headers) -> None:
     """The head of an answer whose body comes piece by piece; it leaves at once."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": True})
+
+
+def http_scheme(scope: Scope) -> str:
+    """``https`` for a websocket over TLS as well."""
+    return "https" if scope["scheme"] in ("wss", "https") else "http"
 
 
 async def until_hang_up(receive: Receive) -> None:

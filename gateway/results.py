@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Callable
 
 import structlog
 
@@ -64,7 +65,7 @@ class Waiter:
         start_deadline: float | None,
         now: float,
         loop: asyncio.AbstractEventLoop,
-        receive: Receive,
+        receive: Receive | None,
     ) -> None:
         self._loop = loop
         self._receive = receive
@@ -89,6 +90,12 @@ class Waiter:
             self._future = self._loop.create_future()
             await self._future
 
+    async def until(self, done: Callable[[], bool]) -> None:
+        """Until ``done()``, looked at whenever something has happened."""
+        while not done():
+            self._future = self._loop.create_future()
+            await self._future
+
     def wake(self) -> None:
         """Call after setting a mark."""
         if self._future is not None and not self._future.done():
@@ -96,11 +103,11 @@ class Waiter:
 
     def watch(self) -> None:
         """Begin to notice when the caller hangs up. Answers that come at once need nobody to watch."""
-        if self._watching is None:
-            self._watching = self._loop.create_task(self._watch())
+        if self._watching is None and self._receive is not None:
+            self._watching = self._loop.create_task(self._watch(self._receive))
 
-    async def _watch(self) -> None:
-        await until_hang_up(self._receive)
+    async def _watch(self, receive: Receive) -> None:
+        await until_hang_up(receive)
         self.gone = True
         self.wake()
 
@@ -139,10 +146,10 @@ class Results:
         if self._subscription is not None:
             await self._subscription.close()
 
-    def expect(self, app: str, request_id: str, start_timeout: float | None, receive: Receive) -> Waiter:
+    def expect(self, app: str, request_id: str, start_timeout: float | None, receive: Receive | None) -> Waiter:
         """Begin to wait; call it before the submit, so that no push can come too early.
 
-        ``receive`` is where the caller's hanging up is heard, once the body has been read.
+        ``receive`` is where the caller's hanging up is heard, once the body has been read; None: somebody else listens.
         """
         now = time.monotonic()
         start_deadline = None if start_timeout is None else now + start_timeout

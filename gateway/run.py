@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgpack
 import structlog
+from fal._spec import WEBSOCKET
 
 from scheduler.store import Store
 from scheduler.store.errors import StoreError
@@ -35,7 +36,7 @@ log = structlog.get_logger("gateway.run")
 
 _CONSUMED = frozenset({"fal_webhook", "fal_max_queue_length"})
 _NOTHING: dict[str, str] = {}
-_NO_METHODS = frozenset({"CONNECT", "TRACE"})
+_NO_METHODS = frozenset({"CONNECT", "TRACE", WEBSOCKET})
 #: How often, and seconds apart, a request is cancelled that the store was away for.
 _CANCEL_TRIES = 12
 _CANCEL_PAUSE = 5.0
@@ -139,6 +140,18 @@ class Run:
         self._results = results
         self._write_timeout = write_timeout
         self._cancelling: set[asyncio.Task[None]] = set()
+
+    async def check(self, scope: Scope, head: Head, path: str) -> None:
+        """Whether the caller could make a direct call; for sockets that many calls come over.
+
+        Raises:
+            Refusal: as ``serve``.
+        """
+        found = split_app(path)
+        if found is None:
+            raise Refusal(404, f'"{path}" is not the address of an app; use /owner/app.')
+        _, own = incoming.split_query(scope["query_string"], _CONSUMED)
+        await self._access.open(found[0], head.authorization, own.get("fal_jwt_token"))
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, request_id: str) -> None:
         """One direct call, answered.

@@ -26,6 +26,7 @@ from .addresses import takes_files
 from .asgi import Message
 from .certificate import Certificate, bounded_handshakes
 from .settings import Settings
+from .socket_protocol import PING_SECONDS, SocketProtocol
 
 #: Tenths of a second between looks at the certificate's file.
 _CERTIFICATE_TICKS = 10
@@ -137,6 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _body_began = 0.0
     _most_wire = max_body_wire
     _too_large = False
+    _upgraded = False
     _idle_since = 0.0
     _idle_timer: asyncio.TimerHandle | None = None  # armed once for many requests
 
@@ -155,6 +157,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         was_in_body = self._in_body
         super().data_received(data)
+        if self._upgraded:
+            return
         if not (self._in_head or self._in_body):
             if self._timer is not None:
                 self._stop_timer()
@@ -283,6 +287,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(_plain_answer(status, detail))
         self.transport.close()
 
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._upgraded = True
+        self._stop_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        super().handle_websocket_upgrade()
+
     def _unsupported_upgrade_warning(self) -> None:
         """No line in the log for each caller that asks for an upgrade."""
 
@@ -361,7 +375,10 @@ def server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> Server:
             app,
             loop="uvloop",
             http=bounded_protocol(settings),
-            ws="none",
+            ws=SocketProtocol,
+            ws_max_size=settings.max_message_bytes,
+            ws_ping_interval=PING_SECONDS,
+            ws_ping_timeout=PING_SECONDS,
             interface="asgi3",
             lifespan="on",
             log_config=None,

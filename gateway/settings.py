@@ -38,7 +38,9 @@ class Settings:
         body_timeout: how often a body that is still arriving is looked at; on average it must bring 16 KiB a second.
         idle_timeout: a kept-alive connection without a request.
         write_timeout: a caller who takes nothing of a streamed answer for so long is cut off.
-        max_waiting: direct requests waiting in this process; beyond it 503.
+        max_message_bytes: a connection's caller who sends a larger message is cut off with close code 1009.
+        accept_after: a connection whose app is still starting is opened for its caller after so long.
+        max_waiting: direct requests waiting and connections in this process; beyond it 503.
         max_wait: longest wait for a direct answer.
         keep_results_hours: how long results of queued requests are kept.
         stop_grace: how long a stopping gateway lets requests end.
@@ -65,6 +67,8 @@ class Settings:
     body_timeout: float = 30.0
     idle_timeout: float = 65.0
     write_timeout: float = 60.0
+    max_message_bytes: int = 16 * 1024 * 1024
+    accept_after: float = 8.0
     max_waiting: int = 4096
     max_wait: float = 7200.0
     keep_results_hours: int = 24
@@ -101,6 +105,9 @@ class Settings:
             tls_key=environ.get("KEEPWARM_TLS_KEY") or None,
             max_body_bytes=_number(environ, "KEEPWARM_MAX_BODY_BYTES", cls.max_body_bytes, 1024, 1 << 32),
             max_file_bytes=_number(environ, "KEEPWARM_MAX_FILE_BYTES", cls.max_file_bytes, 1024, 1 << 42),
+            max_message_bytes=_number(
+                environ, "KEEPWARM_MAX_MESSAGE_BYTES", cls.max_message_bytes, 1024, 64 * 1024 * 1024
+            ),
             max_waiting=_number(environ, "KEEPWARM_MAX_WAITING", cls.max_waiting, 1, 1_000_000),
             max_wait=float(_number(environ, "KEEPWARM_MAX_WAIT", int(cls.max_wait), 1, 7 * 86400)),
             keep_results_hours=_number(environ, "KEEPWARM_KEEP_RESULTS_HOURS", cls.keep_results_hours, 1, 744),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fal._runner.protocol import GpuFault, Headers, ResponseStart
 
+from gpu_worker.sockets import Socket
 from gpu_worker.streams import AnswerStream
 from scheduler.store.records import Claimed, Outcome
 from scheduler.store.retry_rules import Condition
@@ -41,11 +42,14 @@ class Ending:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One attempt at the runner."""
+    """One attempt at the runner. ``due``: when it is out of time."""
 
     claim: Claimed
     done: asyncio.Future[Answer | Ending]
     began: float
+    due: float = 0.0
+    socket: Socket | None = None
+    overtime: bool = False
     start: ResponseStart | None = None
     stream: AnswerStream | None = None
     forwarding: asyncio.Task[None] | None = None
@@ -57,3 +61,5 @@ class Flight:
         """The first ending counts."""
         if not self.done.done():
             self.done.set_result(how)
+            if self.socket is not None:
+                self.socket.stop()

@@ -26,6 +26,10 @@ from fal._runner.protocol import (
     ResponseChunk,
     ResponseEnd,
     ResponseStart,
+    SocketAccept,
+    SocketClose,
+    SocketMessage,
+    SocketTaken,
     Stage,
     StartFailed,
     ValueCall,
@@ -50,7 +54,10 @@ if TYPE_CHECKING:
 LAST_WORDS_SECONDS = 0.25
 #: Seconds that a runner may outlive its socket.
 DEAF_SECONDS = 1.0
-_ANSWERS = (Response, ResponseStart, ResponseChunk, ResponseEnd, GpuFault)
+_ANSWERS = (
+    Response, ResponseStart, ResponseChunk, ResponseEnd, GpuFault,
+    SocketAccept, SocketMessage, SocketTaken, SocketClose,
+)  # fmt: skip
 #: What a finished stage of the start is followed by.
 _NEXT_STAGE = {"boot": "import", "import": "setup", "setup": "ready"}
 

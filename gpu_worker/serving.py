@@ -23,13 +23,19 @@ from fal._runner.protocol import (
     ResponseChunk,
     ResponseEnd,
     ResponseStart,
+    SocketAccept,
+    SocketClose,
+    SocketMessage,
+    SocketTaken,
 )
+from fal._spec import WEBSOCKET
 
 from gpu_worker import outcomes
 from gpu_worker.flight import Answer, Ending, Flight
 from gpu_worker.log_lines import LAST_LINES
 from gpu_worker.outcomes import StopRunner
 from gpu_worker.runner_talk import RunnerTalk
+from gpu_worker.sockets import Socket
 from gpu_worker.streams import AnswerStream, StreamBroken
 from scheduler.store import Inbox, InboxClosed, Store, StoreError, StoreFull, StoreUnavailable
 from scheduler.store.outcomes import infrastructure_error
@@ -40,6 +46,9 @@ from scheduler.store.retry_rules import RetryRules
 MOST_GATHERED = 64 * 1024 * 1024
 #: Seconds after which a cancelled request whose code does not react counts as left over: its slot is of no use.
 LEFTOVER_SECONDS = 0.2
+#: Seconds that an app has to end a connection that was open for longer than ``request_timeout``.
+OVERTIME_SECONDS = 10.0
+_SOCKET = (SocketMessage, SocketTaken, SocketAccept, SocketClose)
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,10 @@ class Serving:
         self._leaving: Ending | None = None
         self._proved = False
         self._watch: asyncio.TimerHandle | None = None
+        self._connections_end: tuple[int, str] | None = None
         self._loop = asyncio.get_running_loop()
         inbox.cancelled = self._cancelled
+        inbox.heard = self._heard
 
     @property
     def in_flight(self) -> int:
@@ -122,6 +133,13 @@ class Serving:
             flight.end(ending)
             if flight.stream is not None:
                 flight.stream.end(ending.why)
+
+    def end_connections(self, code: int, reason: str) -> None:
+        """End every connection: they last as long as their callers like, and this runner must go."""
+        self._connections_end = (code, reason)
+        for flight in self._flights.values():
+            if flight.socket is not None:
+                flight.socket.end(code, reason)
 
     def must_stop(self, request_id: str, attempt: int) -> None:
         """The store says that this attempt counts no more."""
@@ -170,6 +188,9 @@ class Serving:
             return
         claim = flight.claim
         flight.began = self._loop.time()
+        flight.due = flight.began + self._limits.request_timeout
+        if claim.method == WEBSOCKET:
+            self._connect(flight)
         if self._watch is None:
             self._watch = self._loop.call_later(self._limits.request_timeout, self._look_at_times)
         try:
@@ -192,6 +213,12 @@ class Serving:
             flight.end(Ending(why, infrastructure_error(400, "bad_request", why), final=True))
         except ProtocolError as error:
             flight.end(Ending(str(error), infrastructure_error(413, "bad_request", str(error)), final=True))
+
+    def _connect(self, flight: Flight) -> None:
+        flight.socket = Socket(flight.claim, self._store, self._talk.send)
+        flight.forwarding = self._loop.create_task(flight.socket.run())
+        if self._connections_end is not None:
+            flight.socket.end(*self._connections_end)
 
     async def _answered(self, flight: Flight, answer: Answer) -> None:
         claim = flight.claim
@@ -337,15 +364,21 @@ class Serving:
         for flight in list(self._flights.values()):
             if flight.done.done():
                 continue
-            if flight.began + limit <= now:
+            if flight.due <= now:
                 self._timed_out(flight)
-            else:
-                left.append(flight.began + limit - now)
+            if flight.due > now:
+                left.append(flight.due - now)
         if self._flights:
             self._watch = self._loop.call_later(min(left), self._look_at_times)
 
     def _timed_out(self, flight: Flight) -> None:
         seconds = self._limits.request_timeout
+        if flight.socket is not None and not flight.overtime:
+            # Its caller may simply have stayed on: the app is asked to end it before its runner pays for it.
+            flight.overtime = True
+            flight.due = self._loop.time() + OVERTIME_SECONDS
+            flight.socket.end(1008, f"The connection was open for longer than request_timeout ({seconds:g} s).")
+            return
         why = f"a request took longer than request_timeout ({seconds:g} s)"
         flight.end(Ending(why, outcomes.request_timeout(seconds), condition="timeout"))
         if flight.stream is not None:
@@ -357,6 +390,11 @@ class Serving:
         for (held, _), flight in self._flights.items():
             if held == request_id:
                 self._cancel(flight)
+
+    def _heard(self, request_id: str) -> None:
+        for (held, _), flight in self._flights.items():
+            if held == request_id and flight.socket is not None:
+                flight.socket.heard()
 
     def _cancel(self, flight: Flight) -> None:
         """Ask the app to stop; where it wishes so, its runner ends when it has not done it in time."""
@@ -392,6 +430,8 @@ class Serving:
         if kind is Response:
             assert isinstance(message, Response)
             flight.end(Answer(message.status, message.headers, message.body))
+        elif kind in _SOCKET:
+            self._of_socket(flight, message)
         elif kind is ResponseStart:
             assert isinstance(message, ResponseStart)
             self._begin_stream(flight, message)
@@ -401,6 +441,13 @@ class Serving:
         elif kind is ResponseEnd:
             assert isinstance(message, ResponseEnd)
             self._end_stream(flight, message.error)
+
+    def _of_socket(self, flight: Flight, message: Message) -> None:
+        if flight.socket is not None:
+            try:
+                flight.socket.receive(message)
+            except StreamBroken as error:
+                self._leave("kill", str(error))
 
     def _fault(self, fault: GpuFault) -> None:
         """The GPU failed under an attempt, whose answer usually follows."""

@@ -251,6 +251,8 @@ class Worker:
         with contextlib.suppress(StoreUnavailable):
             reason = None if self._ordered else self._why
             await store.workers.update(self._a.app, self._a.worker_id, state=WorkerState.DRAINING, reason=reason)
+        if self._serving is not None:
+            self._serving.end_connections(1012, "The worker is being replaced or stopped. Connect again.")
         await asyncio.wait({working}, timeout=min(LAST_CLAIM_SECONDS, self._a.termination_grace))
         if not working.done():
             self._runner.terminate()

@@ -17,6 +17,7 @@ from .blobs import BlobStore
 from .bundles import BundleStore
 from .commands import Commands
 from .connection import PATIENCE, Address, Redis
+from .connections import Connections
 from .data_folder import DataFolder
 from .environments import Environments
 from .errors import (
@@ -32,6 +33,7 @@ from .errors import (
 from .files import FileStore, Lifecycle, StoredFile
 from .hosts import Hosts
 from .inbox import Inbox
+from .lanes import Lane
 from .leadership import Leadership
 from .letters import Letters
 from .local_files import LocalFileStore
@@ -55,6 +57,7 @@ __all__ = [
     "BlobStore",
     "BundleStore",
     "Commands",
+    "Connections",
     "DataFolder",
     "Environments",
     "FileStore",
@@ -62,6 +65,7 @@ __all__ = [
     "IdempotencyConflict",
     "Inbox",
     "InboxClosed",
+    "Lane",
     "Leadership",
     "Letters",
     "Lifecycle",
@@ -134,6 +138,7 @@ class Store:
         self.named_environments = NamedEnvironments(redis)
         self.leader = Leadership(redis)
         self.outbox = Outbox(redis, self.requests.retention_ms)
+        self.connections = Connections(redis)
         self.letters = Letters(redis, self.blobs, max_queue)
 
     @classmethod

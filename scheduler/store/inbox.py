@@ -36,6 +36,7 @@ class Inbox:
 
     Attributes:
         cancelled: called with the request id when a request that was handed out has been cancelled.
+        heard: called with the request id when the caller of a connection has sent something.
         stop_requested: called with ``"drain"`` or ``"kill"`` when somebody asks this worker to stop.
         command_asked: called with the id of a command that its owner wants to run; more than once for the same one.
     """
@@ -44,6 +45,7 @@ class Inbox:
         self, redis: Redis, requests: Requests, blobs: BlobStore, app: str, worker_id: str, lease_ms: int
     ) -> None:
         self.cancelled: Callable[[str], None] | None = None
+        self.heard: Callable[[str], None] | None = None
         self.stop_requested: Callable[[str], None] | None = None
         self.command_asked: Callable[[str], None] | None = None
         self._redis = redis
@@ -324,6 +326,8 @@ class Inbox:
             request_id = message[7:].decode()
             if not self._forget_unstarted(request_id) and request_id in self._held and self.cancelled is not None:
                 self.cancelled(request_id)
+        elif message.startswith(b"input ") and self.heard is not None:
+            self.heard(message[6:].decode())
         elif message.startswith(b"stop ") and self.stop_requested is not None:
             self.stop_requested(message[5:].decode())
         elif message.startswith(b"command ") and self.command_asked is not None:

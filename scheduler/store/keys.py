@@ -109,6 +109,14 @@ def output(app: str, request_id: str) -> str:
     return f"{{{app}}}:output:{request_id}"
 
 
+def input(app: str, request_id: str) -> str:
+    """Pieces from the caller of a connection that its worker has not read yet; ids are ``sequence-0``.
+
+    Stream; TTL: 10 min after the last piece, or after its worker last waited for the app to take some; connections.
+    """
+    return f"{{{app}}}:input:{request_id}"
+
+
 def outbox(app: str) -> str:
     """Webhook deliveries to make, scored by the millisecond at which the next try is due.
 
@@ -393,7 +401,8 @@ def channel_work(app: str) -> str:
 
 
 def channel_worker(worker_id: str) -> str:
-    """``claim ...``, ``cancel <request>``, ``stop <how>``, ``command <id>`` for one worker. Heard by its supervisor."""
+    """``claim ...``, ``cancel <request>``, ``input <request>``, ``stop <how>``, ``command <id>`` for one worker. Heard by
+    its supervisor."""
     return f"kw:worker:{worker_id}"
 
 

@@ -27,12 +27,12 @@ from .outcomes import (
     unpack_outcome,
     with_body,
 )
+from .pieces import PieceKind, read_pieces
 from .records import Claimed, Mode, Outcome, RequestRecord, RequestState, Submission, Submitted
 from .scripts import SCRIPTS
 
 Cancelled = Literal["cancelled_queued", "cancelled_running", "already_completed", "not_found"]
 Retried = Literal["requeued", "failed", "superseded", "alive"]
-OutputKind = Literal["start", "chunk", "end"]
 
 _SUBMIT = SCRIPTS["submit"]
 _BATCH = 200
@@ -333,19 +333,20 @@ class Requests:
         size: int = await SCRIPTS["queue_size"](self._redis, app)
         return size
 
-    async def append_output(self, claim: Claimed, kind: OutputKind, data: bytes) -> int:
-        """Stores one piece of a streamed answer and tells the gateway; one piece after the other.
+    async def append_output(self, claim: Claimed, kind: PieceKind, data: bytes) -> int:
+        """Stores one piece of a streamed answer, or of what a connection's app sends, and tells the gateway; one piece
+        after the other.
 
         Returns:
             Pieces that the gateway has not read yet, for back-pressure; -1 when the attempt was cancelled or
             superseded and must stop.
         """
         attempt = (claim.request_id, claim.attempt)
-        sequence = self._output_sequence.get(attempt, 0) + 1
+        sequence = self._output_sequence.pop(attempt, 0) + 1  # last of all now: the idle ones are forgotten first
         self._output_sequence[attempt] = sequence
         if len(self._output_sequence) > 4096:  # streams whose worker never came to their end
             del self._output_sequence[next(iter(self._output_sequence))]
-        if kind == "end":
+        if kind in ("end", "close"):
             del self._output_sequence[attempt]
         unread: int = await SCRIPTS["append_output"](
             self._redis,
@@ -368,16 +369,7 @@ class Requests:
 
     async def read_output(self, app: str, request_id: str, after: str = "0") -> list[tuple[str, str, bytes]]:
         """``(id, kind, data)`` of the pieces after ``after``; what came up to ``after`` is deleted as read."""
-        key = keys.output(app, request_id)
-        if after != "0":
-            trimmed = f"{int(after.partition('-')[0]) + 1}-0"
-            read, _ = await asyncio.gather(
-                self._redis.command("XRANGE", key, f"({after}", "+", "COUNT", 100),
-                self._redis.command("XTRIM", key, "MINID", trimmed),
-            )
-        else:
-            read = await self._redis.command("XRANGE", key, "-", "+", "COUNT", 100)
-        return [(entry.decode(), fields[0].decode(), fields[1]) for entry, fields in read]
+        return await read_pieces(self._redis, keys.output(app, request_id), after)
 
 
 def check_id(text: str) -> None:

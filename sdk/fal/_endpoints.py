@@ -113,10 +113,12 @@ def realtime(
 
     Args:
         path: begins with ``/``.
-        buffering: how many inputs may wait while the method runs; the oldest is dropped. ``None``: no limit.
-        session_timeout: seconds without an input after which the session ends.
+        buffering: how many inputs may wait while the method runs; the oldest is dropped. ``None``: none is dropped, and
+            a caller who sends faster than the method runs is held back.
+        session_timeout: seconds that a session waits for an input; then it ends.
         input_modal, output_modal: pydantic models, when annotations are not to be used.
-        max_batch_size: inputs handed to one call.
+        max_batch_size: inputs handed to one call, of those that wait and that the first one's ``can_batch(next, n)``
+            takes, if it has one.
         content_type, encode_message, decode_message: how frames are written and read; msgpack by default.
 
     Raises:

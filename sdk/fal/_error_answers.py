@@ -73,6 +73,8 @@ async def _app_exception(request: Request, error: Exception) -> Response:
 
 async def _field_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, FieldException)
+    if request.scope["type"] == "websocket":
+        _note(request, error)
     headers = {"x-fal-billable-units": _units(error.billable_units)} if error.billable_units else None
     return JSONResponse({"detail": error.to_pydantic_format()}, error.status_code, headers=headers)
 

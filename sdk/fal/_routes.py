@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, WebSocket
 
 from fal import _error_answers
-from fal._endpoints import collect, resolved_signature
+from fal._endpoints import RealtimeOptions, collect, resolved_signature
 from fal._plain_routes import PlainRoute, plain_routes
+from fal._socket_docs import describe
 from fal._threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -52,14 +53,28 @@ def build_fastapi(instance: App) -> FastAPI:
         elif signature.realtime is None:
             _check_websocket(type(instance), name, handler)
             app.add_api_websocket_route(signature.path, handler, name=name)
+        else:
+            app.add_api_websocket_route(signature.path, _realtime(instance, name, signature.realtime), name=name)
     app.add_api_route("/health", instance.health, name="health", methods=["GET"])
     instance._add_extra_routes(app)
     return app
 
 
+def _realtime(instance: App, name: str, options: RealtimeOptions) -> Callable[..., Any]:
+    from fal import _realtime
+    from fal._realtime_shape import shape_of
+
+    handler = getattr(instance, name)
+    shape = shape_of(type(instance).__name__, name, handler, options)
+    route = _realtime.route(handler, shape, options)
+    route.fal_realtime = (shape, options)  # type: ignore[attr-defined]
+    return route
+
+
 def openapi_of(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, with the orders that JSON objects lose on their way through other tools."""
     document = app.openapi()
+    describe(app, document)
     document["x-fal-order-paths"] = list(document.get("paths", {}))
     for schema in document.get("components", {}).get("schemas", {}).values():
         if "properties" in schema:

@@ -12,6 +12,9 @@ from typing import Any, Literal
 Auth = Literal["private", "shared", "public"]
 RetryCondition = Literal["timeout", "server_error", "connection_error"]
 
+#: The method of a request that is a connection; no caller over HTTP can send it.
+WEBSOCKET = "WEBSOCKET"
+
 #: CPU machine types of fal's documentation: (cores, memory in MiB). Every host offers them.
 CPU_MACHINE_TYPES: dict[str, tuple[float, int]] = {
     "XS": (0.5, 512),

@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import fal
+from fal.exceptions import AppException
 from fal.toolkit import File
-from fastapi import HTTPException
+from fastapi import HTTPException, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -69,6 +70,42 @@ class Called(fal.App, keep_alive=120, max_concurrency=1, max_multiplexing=8):
     def measure(self, request: Upload) -> dict[str, object]:
         """Fetches what the caller uploaded."""
         return {"size": len(request.file.as_bytes()), "content_type": request.file.content_type}
+
+
+class Live(fal.App, keep_alive=120, max_concurrency=1, max_multiplexing=8):
+    """Realtime and raw websockets."""
+
+    machine_type = "XS"
+
+    @fal.realtime("/realtime", session_timeout=60)
+    async def realtime(self, request: Input) -> dict[str, object]:
+        if request.text == "fail":
+            raise AppException("told to fail", 400)
+        return {"text": request.text, "data": request.text.encode()}
+
+    @fal.realtime("/brief", session_timeout=0.3, buffering=1)
+    def brief(self, request: Input) -> dict[str, object]:
+        return {"text": request.text}
+
+    @fal.realtime("/count")
+    def count(self, request: Input) -> Iterator[dict[str, object]]:
+        for number in range(request.lines):
+            yield {"number": number}
+
+    @fal.realtime("/talk")
+    async def talk(self, requests: AsyncIterator[Input]) -> AsyncIterator[dict[str, object]]:
+        async for request in requests:
+            for word in request.text.split():
+                yield {"word": word}
+
+    @fal.endpoint("/raw", is_websocket=True)
+    async def raw(self, socket: WebSocket) -> None:
+        await socket.accept()
+        async for text in socket.iter_text():
+            await socket.send_text(text.upper())
+            if text == "end":
+                await socket.close(4001, "as told")
+                return
 
 
 class Fragile(fal.App, keep_alive=120, max_concurrency=1):

@@ -20,7 +20,7 @@ APPS = "tests/clients/apps.py"
 def secure(start_platform: Callable[..., PlatformUnderTest]) -> PlatformUnderTest:
     """A platform that serves HTTPS, with the private apps of ``apps.py``."""
     platform = start_platform("--tls", environ={"KEEPWARM_ALLOW_PRIVATE_WEBHOOKS": "1"})
-    for name in ("Called", "Fragile", "Single"):
+    for name in ("Called", "Live", "Fragile", "Single"):
         platform.deploy(APPS, name, auth="private")
     return platform
 

@@ -34,6 +34,7 @@ DIRECTED = tuple(
         "requests",
         "lost_replies",
         "connection",
+        "connections",
         "apps_and_workers",
         "inbox",
         "letters",

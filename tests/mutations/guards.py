@@ -308,6 +308,13 @@ _WORKERS = (
     Guard("append_output", "another worker's output is refused", " or r[3] ~= worker_id", ""),
     Guard("expired_leases", "a lease of another time is none", "far_off, '+inf'", "'(+inf', '+inf'"),
     Guard("promote", "a back-off of another time is over", "far_off, '+inf'", "'(+inf', '+inf'"),
+    Guard(
+        "append_input",
+        "nobody reads what comes after the end",
+        "if r[1] ~= 'IN_PROGRESS' then return -1 end",
+        "",
+    ),
+    Guard("append_input", "input that nobody reads goes by itself", "redis.call('PEXPIRE', key, 600000)", ""),
     Guard("expired_leases", "a living lease is not expired", "'-inf', now", "'-inf', '+inf'"),
     Guard("overdue_starts", "not before its time", "'-inf', now", "'-inf', '+inf'"),
 )

@@ -52,6 +52,7 @@ async def live_through_everything(s: Scene) -> None:
         await s.submit()
     claim = await inbox.next()
     await store.requests.append_output(claim, "chunk", b"piece")
+    await store.connections.append_input(APP, claim.request_id, 1, "messages", b"piece")
     await store.logs.append(APP, [LogEntry("", 1.0, "INFO", "line", request_id=claim.request_id)])
     await inbox.finish(claim, OK, claim_next=False)
     dead = await s.claimed_any(inbox, webhook="http://there/hook")
@@ -247,7 +248,7 @@ def test_only_what_brings_new_work_is_refused_when_memory_is_full(name: str) -> 
     first_line = (LUA / f"{name}.lua").read_text().partition("\n")[0]
     assert first_line.startswith("#!lua")
     refused = "allow-oom" not in first_line and "no-writes" not in first_line
-    assert refused == (name in {"submit", "replay_letter", "point", "put_revision"})
+    assert refused == (name in {"submit", "append_input", "replay_letter", "point", "put_revision"})
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

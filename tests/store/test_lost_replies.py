@@ -169,12 +169,17 @@ async def append_output(s: Scene) -> Any:
     return await s.requests.append_output(piece, "chunk", b"piece")
 
 
+async def append_input(s: Scene) -> Any:
+    return await s.store.connections.append_input(APP, "a", 1, "messages", b"piece")
+
+
 def delivery() -> WebhookDelivery:
     return WebhookDelivery(APP, "a", "http://there/hook", 0, 0)
 
 
 #: verb -> the scene, and what is done on it.
 CASES: dict[str, tuple[Step, Step]] = {
+    "append_input": (running, append_input),
     "append_log": (running, lambda s: s.store.logs.append(APP, [LogEntry("", 1.0, "INFO", "line", request_id="a")])),
     "append_output": (running, append_output),
     "beat": (running, lambda s: s.store.workers.beat(APP, "w1", 1)),

@@ -8,6 +8,7 @@ Standard library and msgpack only.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -17,6 +18,12 @@ import msgpack
 PROTOCOL_VERSION = 1
 #: Largest frame that either side accepts, in bytes. Bodies are bounded by the gateway's own limit, which is lower.
 MAX_FRAME_BYTES = 256 * 1024 * 1024
+#: Messages of a connection that either side sends before the other has said that it took them: no more than so many,
+#: and nothing beyond so many bytes; the last one may pass that mark.
+WINDOW_MESSAGES = 64
+WINDOW_BYTES = 1024 * 1024
+#: Largest message of a connection that an app may send, in bytes. The gateway bounds those of callers.
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
 Headers = list[tuple[bytes, bytes]]
@@ -24,6 +31,31 @@ Headers = list[tuple[bytes, bytes]]
 
 class ProtocolError(Exception):
     """The other side sent a frame that cannot be read."""
+
+
+class Window:
+    """The messages of a connection that were sent in one direction and not taken yet."""
+
+    __slots__ = ("_bytes", "_sizes")
+
+    def __init__(self) -> None:
+        self._sizes: deque[int] = deque()
+        self._bytes = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether another message may be sent."""
+        return len(self._sizes) < WINDOW_MESSAGES and self._bytes < WINDOW_BYTES
+
+    def sent(self, data: str | bytes) -> None:
+        """One more is on its way."""
+        self._sizes.append(len(data))
+        self._bytes += len(data)
+
+    def taken(self, messages: int) -> None:
+        """The other side has taken so many of the oldest."""
+        for _ in range(min(messages, len(self._sizes))):
+            self._bytes -= self._sizes.popleft()
 
 
 @dataclass(slots=True)
@@ -64,7 +96,10 @@ class Start(Message):
 
 @dataclass(slots=True)
 class Request(Message):
-    """One HTTP request for the app. ``base_url`` is the public URL of the platform as this caller sees it."""
+    """One HTTP request for the app. ``base_url`` is the public URL of the platform as this caller sees it.
+
+    With the method ``fal._spec.WEBSOCKET`` it is a connection, and Socket messages go both ways until its Response.
+    """
 
     tag: ClassVar[str] = "request"
     id: str
@@ -88,7 +123,8 @@ class Cancel(Message):
 
 @dataclass(slots=True)
 class Credit(Message):
-    """The platform can take ``chunks`` more ResponseChunk messages of request ``id`` (back-pressure of streams)."""
+    """The platform can take ``chunks`` more ResponseChunk messages of request ``id`` (back-pressure of streams), or has
+    taken so many of a connection's messages."""
 
     tag: ClassVar[str] = "credit"
     id: str
@@ -214,6 +250,54 @@ class ResponseEnd(Message):
 
 
 @dataclass(slots=True)
+class SocketAccept(Message):
+    """The app opened the connection. It ends, as every request, with one Response: 101 when the app ended it well."""
+
+    tag: ClassVar[str] = "socket_accept"
+    id: str
+    attempt: int
+    subprotocol: str | None
+    headers: Headers
+
+
+@dataclass(slots=True)
+class SocketTaken(Message):
+    """The app has taken so many of the caller's messages."""
+
+    tag: ClassVar[str] = "socket_taken"
+    id: str
+    attempt: int
+    messages: int
+
+
+# --- both ways, on connections ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class SocketMessage(Message):
+    """One message: text or bytes."""
+
+    tag: ClassVar[str] = "socket_message"
+    id: str
+    attempt: int
+    data: str | bytes
+
+
+@dataclass(slots=True)
+class SocketClose(Message):
+    """No more messages come from this side. To the runner: the caller has left, or the platform ended it."""
+
+    tag: ClassVar[str] = "socket_close"
+    id: str
+    attempt: int
+    code: int
+    reason: str = ""
+
+
+# --- runner to supervisor, continued ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
 class GpuFault(Message):
     """The GPU failed under an attempt. Sent ahead of its answer where possible.
 
@@ -280,7 +364,7 @@ class Pong(Message):
 _ALL: tuple[type[Message], ...] = (
     Start, Request, Cancel, Credit, Ping, ValueReply,
     Hello, Stage, Ready, Learned, StartFailed, Response, ResponseStart, ResponseChunk, ResponseEnd, GpuFault, Log,
-    FileSaved, ValueCall, Pong,
+    FileSaved, ValueCall, Pong, SocketAccept, SocketTaken, SocketMessage, SocketClose,
 )  # fmt: skip
 _BY_TAG: dict[str, type[Message]] = {cls.tag: cls for cls in _ALL}
 _FIELDS: dict[type[Message], tuple[str, ...]] = {cls: tuple(f.name for f in fields(cls)) for cls in _ALL}

@@ -25,7 +25,11 @@ from fal._runner.protocol import (
     ResponseChunk,
     ResponseEnd,
     ResponseStart,
+    SocketClose,
+    SocketMessage,
 )
+from fal._runner.sockets import SocketExchange
+from fal._spec import WEBSOCKET
 
 #: Chunks that a stream may send before the platform has asked for more.
 FIRST_CREDIT = 64
@@ -215,7 +219,7 @@ class Serving:
         self._on_base_url = on_base_url
         self._gpu = GpuHealth(channel)
         self._plain_routes = plain_routes
-        self._running: dict[str, Exchange] = {}
+        self._running: dict[str, Exchange | SocketExchange] = {}
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -231,6 +235,17 @@ class Serving:
                 exchange.add_credit(message.chunks)  # type: ignore[attr-defined]
         elif kind is Cancel:
             self._cancel(message.id)  # type: ignore[attr-defined]
+        elif kind is SocketMessage or kind is SocketClose:
+            self._of_caller(message)  # type: ignore[arg-type]
+
+    def _of_caller(self, message: SocketMessage | SocketClose) -> None:
+        exchange = self._running.get(message.id)
+        if not isinstance(exchange, SocketExchange):
+            return
+        if isinstance(message, SocketClose):
+            exchange.leave(message.code, message.reason)
+        else:
+            exchange.hear(message.data)
 
     async def wait_until_idle(self) -> None:
         """Wait for all running requests."""
@@ -244,19 +259,26 @@ class Serving:
                 exchange.task.cancel()
 
     def _accept(self, request: Request) -> None:
-        exchange = Exchange(request, self._channel, self._extra_headers, self._gpu)
+        exchange: Exchange | SocketExchange
+        if request.method == WEBSOCKET:
+            exchange = SocketExchange(request, self._channel, self._gpu)
+        else:
+            exchange = Exchange(request, self._channel, self._extra_headers, self._gpu)
         self._running[request.id] = exchange
         self._idle.clear()
         self._on_base_url(request.base_url)
         exchange.task = asyncio.get_running_loop().create_task(self._serve(exchange))
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange | SocketExchange) -> None:
         request = exchange.request
         exchange.started = True
         set_current_request(RequestContext(request.id, request.path, request.headers, request.base_url))
         try:
             if not exchange.cancelled:
-                await self._call(exchange)
+                if isinstance(exchange, SocketExchange):
+                    await self._connect(exchange)
+                else:
+                    await self._call(exchange)
                 exchange.answer_error(500, "the app sent no answer")
             exchange.answer_error(499, "the request was cancelled")
         except asyncio.CancelledError:
@@ -277,7 +299,7 @@ class Serving:
             if not self._running:
                 self._idle.set()
 
-    async def _check(self, exchange: Exchange, error: BaseException) -> None:
+    async def _check(self, exchange: Exchange | SocketExchange, error: BaseException) -> None:
         exchange.error = error
         try:
             await exchange.check()
@@ -298,6 +320,11 @@ class Serving:
         scope = _scope(request)
         scope["fal.failed"] = exchange.failed
         await app(scope, exchange.receive, exchange.send)
+
+    async def _connect(self, exchange: SocketExchange) -> None:
+        scope = _scope(exchange.request)
+        scope["fal.failed"] = exchange.failed
+        await exchange.run(self._app, scope)
 
     def _cancel(self, request_id: str) -> None:
         exchange = self._running.get(request_id)

@@ -1,0 +1,64 @@
+"""uvicorn's websockets, bounded: messages limited in size, handshakes that cannot be read answered in one line.
+
+Leaves what is said over a websocket to the app. Reading stops while the app takes nothing; see ``connection``.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from . import wire
+
+#: Seconds between pings, and for their answer: a caller who vanished is noticed, and proxies see traffic.
+PING_SECONDS = 20.0
+_QUIET = logging.getLogger("gateway.websockets")
+_QUIET.addHandler(logging.NullHandler())
+_QUIET.propagate = False
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """One caller's websocket."""
+
+    def keepalive_timeout(self) -> None:
+        if self.read_paused:
+            # The answer may lie unread behind messages that the app does not take: that is not the caller's fault.
+            self.pong_timer = None
+            self.pending_ping_payload = None
+            self.schedule_ping()
+            return
+        super().keepalive_timeout()
+
+    def handle_parser_exception(self) -> None:
+        if self.handshake_initiated:
+            self._fail()
+            return
+        body = wire.error_body("This is not a websocket's handshake.", "bad_request")
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: "
+            b"%d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
+
+    def _fail(self) -> None:
+        """Say why, and throw away what still comes until the caller has read it: to close at once would reset the
+        connection under it."""
+        if self.close_sent:
+            return
+        closing = self.conn.close_sent
+        assert closing is not None
+        self.close_sent = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": closing.code, "reason": closing.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+
+    def send_receive_event_to_app(self) -> None:
+        logger, self.logger = self.logger, _QUIET  # no traceback for each caller whose text is not UTF-8
+        try:
+            super().send_receive_event_to_app()
+        finally:
+            self.logger = logger
