@@ -123,9 +123,11 @@ class Deployments:
         alias = await self._store.apps.get(app)
         serving = await self._store.apps.revision(app, alias.revision) if alias and alias.revision else None
         try:
-            environment = await self._store.environments.get(environment_key(spec.environment))
+            anew = await self._built_anew(app, spec)
+            key = environment_key(replace(spec.environment, built_anew=anew))
         except BadRequirement as error:
             raise bad_request(str(error)) from None
+        environment = await self._store.environments.get(key)
         rows = deploy_check.changes(alias, serving, spec, files, reset_scale=_flag(body, "reset_scale"))
         return answer(
             {

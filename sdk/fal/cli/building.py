@@ -74,8 +74,7 @@ class Delivery:
             replaces=self.app if ephemeral else None,
             strategy=strategy,
         )
-        for name in registered.get("missing_secrets", ()):
-            self.screen.warning(f"the app lists the secret {name}, which is not set: `fal secrets set {name}`.")
+        warn_of_missing_secrets(self.screen, registered, loaded.spec.env)
         self.app, revision = str(registered["app"]), str(registered["revision"])
         final = self._watch(self.app, revision, self.api.server_time or time.time())
         urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
@@ -149,6 +148,13 @@ class Delivery:
         old = bool(lines) and _is_old(lines[-1], asked_at)
         self.screen.tick("Build complete " + ("(built before)" if old else f"({seconds:.1f} s)"))
         return event
+
+
+def warn_of_missing_secrets(screen: Screen, answer: Mapping[str, Any], env: str) -> None:
+    """Secrets that the app lists and nobody has set."""
+    where = "" if env == "main" else f" --env {env}"
+    for name in answer.get("missing_secrets", ()):
+        screen.warning(f"the app lists the secret {name}, which is not set: `fal secrets set {name}{where}`.")
 
 
 def _build_problem(error: str, lines: list[dict[str, Any]]) -> Problem:

@@ -75,11 +75,7 @@ def command(
         return
     screen.line(f"Deploying {loaded.cls.__name__!r} as app {name!r}", "bold")
     note_lost_digits(screen, loaded)
-    known = _existing(api, name)
-    if known is not None:
-        _warn_of_replacing(known, loaded, screen)
-    elif not items_of(api.json("GET", api.app_path(name, "/revisions"))):  # else an earlier deploy did not get through
-        screen.line(f"First deploy of {name}. Tip: `fal run` tries an app without giving it a name.", "dim")
+    known = _look_before(api, loaded, screen)
     built = Delivery(api, screen).send(
         loaded,
         ephemeral=False,
@@ -89,16 +85,8 @@ def command(
         strategy=strategy or loaded.strategy,
     )
     if as_json:
-        print_json(
-            {
-                "revision": built.revision,
-                "app_name": name,
-                "status": "Deployed",
-                "app": built.app,
-                "auth": built.auth,
-                "urls": dict(built.urls),
-            }
-        )
+        named = {"revision": built.revision, "app_name": name, "status": "Deployed"}
+        print_json({**named, "app": built.app, "auth": built.auth, "urls": dict(built.urls)})
         return
     screen.tick("Deployed successfully")
     _show(built, loaded, screen)
@@ -107,7 +95,19 @@ def command(
         screen.note("Scaling settings were kept from the app as it was; --reset-scale takes them from the code.")
 
 
+def _look_before(api: Any, loaded: Any, screen: Any) -> dict[str, Any] | None:
+    """The app as it is, None when it is new; says what a user should know of either."""
+    name = loaded.spec.name
+    known = _existing(api, name)
+    if known is not None:
+        _warn_of_replacing(known, loaded, screen)
+    elif not items_of(api.json("GET", api.app_path(name, "/revisions"))):  # else an earlier deploy did not get through
+        screen.line(f"First deploy of {name}. Tip: `fal run` tries an app without giving it a name.", "dim")
+    return known
+
+
 def _check(api: Any, loaded: Any, reset_scale: bool, as_json: bool) -> None:
+    from fal.cli.building import warn_of_missing_secrets
     from fal.cli.console import Screen, print_json
 
     answer = api.check_deploy(loaded.spec.to_json(), [asdict(f) for f in loaded.bundle.files], reset_scale=reset_scale)
@@ -131,8 +131,7 @@ def _check(api: Any, loaded: Any, reset_scale: bool, as_json: bool) -> None:
             )
     if not answer.get("environment_is_built"):
         screen.line("Its environment would be built first.", "dim")
-    for secret in answer.get("missing_secrets", ()):
-        screen.warning(f"the app lists the secret {secret}, which is not set: `fal secrets set {secret}`.")
+    warn_of_missing_secrets(screen, answer, loaded.spec.env)
 
 
 def _value(value: Any) -> str:

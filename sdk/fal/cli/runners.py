@@ -169,7 +169,7 @@ def execute(runner: str, arguments: tuple[str, ...], app: str | None) -> None:
                 stream.flush()
     except StreamBroken as error:
         raise Problem(f"The connection to {api.target.url} was lost; the command was ended.", why=str(error)) from error
-    raise Problem("The command was ended with its runner.", next_step="see `fal runners list`.")
+    raise Problem("The command was ended: its runner or the gateway stopped.", next_step="see `fal runners list`.")
 
 
 def _stop(runner: str, app: str | None, how: str, as_json: bool) -> None:
