@@ -84,7 +84,7 @@ class Sockets:
             raise Refusal(404, f'"{path}" is not the address of an app; use /owner/app.')
         app, route = found
         query, own = incoming.split_query(scope["query_string"], _CONSUMED)
-        _, caller = await self._access.open(app, head.authorization, own.get("fal_jwt_token"))
+        alias, caller = await self._access.open(app, head.authorization, own.get("fal_jwt_token"))
         check_preference(head)
         headers = app_headers(head, app, route, request_id, caller)
         submission = Submission(
@@ -98,7 +98,7 @@ class Sockets:
             body=b"",
             base_url=self._addresses.files_url({**scope, "scheme": http_scheme(scope)}, head),
             priority=incoming.priority(head) if head.options else "normal",
-            start_timeout=incoming.start_timeout(head) if head.options else None,
+            start_timeout=incoming.start_timeout(head, alias.scaling.request_start_timeout),
             max_attempts=1,
             gateway=self._results.gateway_id,
         )

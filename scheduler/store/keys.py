@@ -401,8 +401,10 @@ def channel_work(app: str) -> str:
 
 
 def channel_worker(worker_id: str) -> str:
-    """``claim ...``, ``cancel <request>``, ``input <request>``, ``stop <how>``, ``command <id>`` for one worker. Heard by
-    its supervisor."""
+    """``claim ...``, ``cancel <request>``, ``input <request>``, ``stop <how>``, ``command <id>`` for one worker.
+
+    Heard by its supervisor.
+    """
     return f"kw:worker:{worker_id}"
 
 
