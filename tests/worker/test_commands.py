@@ -36,7 +36,7 @@ async def said(on: Stage, app: str, command_id: str) -> dict[str, bytes]:
             found[kind] = found.get(kind, b"") + data
         return "exit" in found
 
-    await await_until(over, "the command to end", interval=0.02)
+    await await_until(over, "the command to end", timeout=60, interval=0.02)
     await on.store.commands.forget(app, command_id)
     return found
 
@@ -91,7 +91,7 @@ async def test_a_command_that_nobody_waits_for_is_ended(redis_url: str, tmp_path
 
 async def test_much_output_waits_for_its_reader(redis_url: str, tmp_path: Path) -> None:
     async with beside_a_runner(redis_url, tmp_path) as (on, app, worker):
-        size = 20_000_000
+        size = 8_000_000  # pieces have 32 KiB at most: more than may wait at once
         command = ["python", "-c", f"print('x' * {size}, end='')"]
         command_id = await on.store.commands.submit(app, worker.worker_id, command)
         output = keys.command_output(app, command_id)
