@@ -377,6 +377,8 @@ def server(app: Any, settings: Settings, on_stop: Callable[[], None]) -> Server:
             http=bounded_protocol(settings),
             ws=SocketProtocol,
             ws_max_size=settings.max_message_bytes,
+            # What apps and callers send is compressed already, and deflating it would hold up everybody else.
+            ws_per_message_deflate=False,
             ws_ping_interval=PING_SECONDS,
             ws_ping_timeout=PING_SECONDS,
             interface="asgi3",

@@ -6,6 +6,7 @@ Leaves what is said over a websocket to the app. Reading stops while the app tak
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -14,12 +15,16 @@ from . import wire
 #: Seconds between pings, and for their answer: a caller who vanished is noticed, and proxies see traffic.
 PING_SECONDS = 20.0
 _QUIET = logging.getLogger("gateway.websockets")
-_QUIET.addHandler(logging.NullHandler())
-_QUIET.propagate = False
+_QUIET.setLevel(logging.CRITICAL + 1)
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
     """One caller's websocket."""
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # else uvicorn writes an error into the log for each caller who is refused
 
     def keepalive_timeout(self) -> None:
         if self.read_paused:
@@ -30,10 +35,12 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             return
         super().keepalive_timeout()
 
-    def handle_parser_exception(self) -> None:
-        if self.handshake_initiated:
-            self._fail()
-            return
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._refuse()
+
+    def _refuse(self) -> None:
         body = wire.error_body("This is not a websocket's handshake.", "bad_request")
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: "
@@ -41,7 +48,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         )
         self.transport.close()
 
-    def _fail(self) -> None:
+    def handle_parser_exception(self) -> None:
         """Say why, and throw away what still comes until the caller has read it: to close at once would reset the
         connection under it."""
         if self.close_sent:
