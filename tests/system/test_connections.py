@@ -112,16 +112,21 @@ def test_the_apps_close_reaches_the_caller(sockets: str, code: int, reason: str)
 def test_the_callers_close_reaches_the_app(platform: PlatformUnderTest, sockets: str) -> None:
     with opened(f"{sockets}/echo") as socket:
         socket.send("last words")
+        socket.recv(30)  # an app that still wanted to answer would hear 1006 from its framework
         socket.close(4321, "bye")
     with opened(f"{sockets}/echo") as socket:
         socket.send("hang up")
         socket.recv(30)
         socket.socket.shutdown(SHUT_RDWR)
     with platform.client() as client:
-        wait_until(
-            lambda: [4321, "bye"] in (ends := client.post(sockets).json()["ends"]) and [1006, ""] in ends,
-            "both ends to reach the app",
-        )
+
+        def heard() -> list[list[object]]:
+            ends: list[list[object]] = client.post(sockets).json()["ends"]
+            return ends
+
+        wait_until(lambda: len(heard()) >= 2, "both ends to reach the app")
+        assert [4321, "bye"] in heard()
+        assert [1006, ""] in heard()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +214,7 @@ def test_an_app_that_takes_nothing_holds_its_caller_back(platform: PlatformUnder
         sender.start()
         stuck = wait_until(lambda: (before := len(sent)) and len(stuck_at(client, sockets, sent)) == before, "a stop")
         assert stuck
-        assert len(sent) < 500
+        assert len(sent) < 900, "buffers of the kernel hold some, but not what is left"
         client.post(f"{sockets}/listen")
         assert json.loads(socket.recv(60)) == {"total": 65536 * 1000 + 1}
         sender.join()

@@ -87,7 +87,9 @@ class SocketExchange:
             self._accept(message)
         elif kind == "websocket.close":
             self._close(message.get("code") or 1000, message.get("reason") or "")
-        elif kind == "websocket.http.response.start":
+        elif kind == "websocket.http.response.start" and not self.streaming:
+            # Of an open connection error handlers send one too; that is the end of the attempt, and would overtake the
+            # close which `_swallowed` makes of it.
             self._denial = (message["status"], list(message.get("headers", ())), [])
         elif kind == "websocket.http.response.body" and self._denial is not None:
             status, headers, parts = self._denial
