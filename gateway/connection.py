@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import structlog
 
@@ -37,12 +38,21 @@ class Connection:
 
     Args:
         waiter: of the request that it is; submitted right after this was made.
+        cut_off: sees to its being cancelled once the store is back, and says what the caller hears meanwhile.
     """
 
     def __init__(
-        self, store: Store, settings: Settings, waiter: Waiter, scope: Scope, receive: Receive, send: Send
+        self,
+        store: Store,
+        settings: Settings,
+        waiter: Waiter,
+        cut_off: Callable[[Waiter], Refusal],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self._store = store
+        self._cut_off = cut_off
         self._waiter = waiter
         self._receive = receive
         self._send = send
@@ -71,6 +81,9 @@ class Connection:
             await self._forward()
         except CallerGone:
             await self.cancel()
+        except StoreError as error:
+            self._waiter.cut_off = self._waiter.cut_off or str(error)
+            await self._end(self._cut_off(self._waiter), 1011)
         finally:
             early.cancel()
             self._lane.stop()
@@ -124,7 +137,7 @@ class Connection:
             self._broken = 1013, "The platform's memory is full. Try again in a moment."
             self._look_again()
         except StoreError as error:
-            self._broken = 1011, f"The platform's store is not available: {error}"
+            self._waiter.cut_off = str(error)
             self._look_again()
 
     # --- from the app -------------------------------------------------------------------------------------------------
@@ -219,7 +232,7 @@ class Connection:
             await self.cancel()
             await self._end(Refusal(504, "The app did not take the connection in time.", "request_timeout"), 1013)
         elif waiter.cut_off:
-            await self._end(Refusal(503, f"The platform's store is not available: {waiter.cut_off}"), 1011)
+            await self._end(self._cut_off(waiter), 1011)
         else:
             return False
         return True
