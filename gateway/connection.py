@@ -22,6 +22,7 @@ from .asgi import Headers, Message, Receive, Scope, Send
 from .errors import CallerGone, Refusal
 from .results import Waiter
 from .settings import Settings
+from .socket_protocol import LOST
 
 log = structlog.get_logger("gateway.connection")
 
@@ -58,6 +59,7 @@ class Connection:
         self._send = send
         self._write_timeout = settings.write_timeout
         self._accept_after = settings.accept_after
+        self._lost: asyncio.Event = scope["extensions"][LOST]
         self._offers = bool(scope["subprotocols"])
         self._open = False  # for the caller
         self._accepted = False  # by the app
@@ -111,7 +113,19 @@ class Connection:
                 return
             data = message.get("bytes")
             self._lane.add(message["text"] if data is None else data)
-            await self._lane.room()
+            if self._lane.full and not await self._room():
+                self._left({"type": "websocket.disconnect", "code": 1005})
+                return
+
+    async def _room(self) -> bool:
+        """Until the caller may say more; False when it has gone, which would only be heard behind what it has said."""
+        room, lost = asyncio.ensure_future(self._lane.room()), asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait((room, lost), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            room.cancel()
+            lost.cancel()
+        return not self._lost.is_set()
 
     def _left(self, message: Message) -> None:
         code, reason = message.get("code", 1005), message.get("reason")
