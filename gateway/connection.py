@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 import structlog
 
@@ -21,6 +22,7 @@ from .asgi import Headers, Message, Receive, Scope, Send
 from .errors import CallerGone, Refusal
 from .results import Waiter
 from .settings import Settings
+from .socket_protocol import LOST
 
 log = structlog.get_logger("gateway.connection")
 
@@ -37,17 +39,27 @@ class Connection:
 
     Args:
         waiter: of the request that it is; submitted right after this was made.
+        cut_off: sees to its being cancelled once the store is back, and says what the caller hears meanwhile.
     """
 
     def __init__(
-        self, store: Store, settings: Settings, waiter: Waiter, scope: Scope, receive: Receive, send: Send
+        self,
+        store: Store,
+        settings: Settings,
+        waiter: Waiter,
+        cut_off: Callable[[Waiter], Refusal],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self._store = store
+        self._cut_off = cut_off
         self._waiter = waiter
         self._receive = receive
         self._send = send
         self._write_timeout = settings.write_timeout
         self._accept_after = settings.accept_after
+        self._lost: asyncio.Event = scope["extensions"][LOST]
         self._offers = bool(scope["subprotocols"])
         self._open = False  # for the caller
         self._accepted = False  # by the app
@@ -71,6 +83,9 @@ class Connection:
             await self._forward()
         except CallerGone:
             await self.cancel()
+        except StoreError as error:
+            self._waiter.cut_off = self._waiter.cut_off or str(error)
+            await self._end(self._cut_off(self._waiter), 1011)
         finally:
             early.cancel()
             self._lane.stop()
@@ -98,7 +113,19 @@ class Connection:
                 return
             data = message.get("bytes")
             self._lane.add(message["text"] if data is None else data)
-            await self._lane.room()
+            if self._lane.full and not await self._room():
+                self._left({"type": "websocket.disconnect", "code": 1005})
+                return
+
+    async def _room(self) -> bool:
+        """Until the caller may say more; False when it has gone, which would only be heard behind what it has said."""
+        room, lost = asyncio.ensure_future(self._lane.room()), asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait((room, lost), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            room.cancel()
+            lost.cancel()
+        return not self._lost.is_set()
 
     def _left(self, message: Message) -> None:
         code, reason = message.get("code", 1005), message.get("reason")
@@ -124,7 +151,7 @@ class Connection:
             self._broken = 1013, "The platform's memory is full. Try again in a moment."
             self._look_again()
         except StoreError as error:
-            self._broken = 1011, f"The platform's store is not available: {error}"
+            self._waiter.cut_off = str(error)
             self._look_again()
 
     # --- from the app -------------------------------------------------------------------------------------------------
@@ -219,7 +246,7 @@ class Connection:
             await self.cancel()
             await self._end(Refusal(504, "The app did not take the connection in time.", "request_timeout"), 1013)
         elif waiter.cut_off:
-            await self._end(Refusal(503, f"The platform's store is not available: {waiter.cut_off}"), 1011)
+            await self._end(self._cut_off(waiter), 1011)
         else:
             return False
         return True

@@ -206,7 +206,7 @@ class Run:
         while True:
             await waiter.wait()
             if waiter.record is None and waiter.cut_off:
-                raise self._cut_off(waiter)
+                raise self.cut_off(waiter)
             if waiter.record is not None and not waiter.output:
                 status, headers, body = answers.final(waiter.record)
                 headers += own
@@ -241,7 +241,8 @@ class Run:
             log.warning("a request whose caller left was not cancelled", request_id=waiter.request_id, error=str(error))
             return False
 
-    def _cut_off(self, waiter: Waiter) -> Refusal:
+    def cut_off(self, waiter: Waiter) -> Refusal:
+        """The answer for a caller whose request's end the store cannot say; the request is cancelled when it can."""
         task = asyncio.get_running_loop().create_task(self._cancel_later(waiter))
         self._cancelling.add(task)
         task.add_done_callback(self._cancelling.discard)

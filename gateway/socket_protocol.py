@@ -5,6 +5,7 @@ Leaves what is said over a websocket to the app. Reading stops while the app tak
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -14,12 +15,26 @@ from . import wire
 
 #: Seconds between pings, and for their answer: a caller who vanished is noticed, and proxies see traffic.
 PING_SECONDS = 20.0
+LOST = "keepwarm.lost"
 _QUIET = logging.getLogger("gateway.websockets")
 _QUIET.setLevel(logging.CRITICAL + 1)
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """One caller's websocket."""
+    """One caller's websocket. The app finds an event below ``LOST`` in its extensions, set when the caller has gone:
+    the message that says so may stand behind others that it does not take."""
+
+    async def run_asgi(self) -> None:
+        self._lost = asyncio.Event()
+        self.scope["extensions"][LOST] = self._lost  # type: ignore[assignment]
+        await super().run_asgi()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._lost is not None:
+            self._lost.set()
+
+    _lost: asyncio.Event | None = None
 
     async def send(self, message: Any) -> None:
         await super().send(message)

@@ -64,7 +64,7 @@ class Sockets:
             head = read_head(scope)
             service, path = locate(scope["path"], head.host)
             if service == "ws":
-                await CallSocket(self._run, scope, receive, send, head, path).serve()
+                await self._calls(scope, receive, send, head, path)
             elif service == "run":
                 await self._connect(scope, receive, send, head, path, request_id)
             else:
@@ -75,6 +75,13 @@ class Sockets:
             if not is_expected(error):
                 log.error("a connection failed", path=scope["path"], request_id=request_id, exc_info=error)
             await deny(scope, send, request_id, error)
+
+    async def _calls(self, scope: Scope, receive: Receive, send: Send, head: Head, path: str) -> None:
+        self._limits.enter()
+        try:
+            await CallSocket(self._run, scope, receive, send, head, path).serve()
+        finally:
+            self._limits.leave()
 
     async def _connect(
         self, scope: Scope, receive: Receive, send: Send, head: Head, path: str, request_id: str
@@ -104,7 +111,7 @@ class Sockets:
         )
         self._limits.enter()
         waiter = self._results.expect(app, request_id, submission.start_timeout, None)
-        connection = Connection(self._store, self._settings, waiter, scope, receive, send)
+        connection = Connection(self._store, self._settings, waiter, self._run.cut_off, scope, receive, send)
         try:
             await self._store.requests.submit(submission)
             await connection.run()

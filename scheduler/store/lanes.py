@@ -56,9 +56,14 @@ class Lane:
             self._held_bytes += len(data)
             self._news.set()
 
+    @property
+    def full(self) -> bool:
+        """Whether no other message should be added now."""
+        return (len(self._held) >= MOST_HELD or self._held_bytes >= MOST_HELD_BYTES) and not self._stopped
+
     async def room(self) -> None:
         """Wait until another message may be added, or none counts any more."""
-        while (len(self._held) >= MOST_HELD or self._held_bytes >= MOST_HELD_BYTES) and not self._stopped:
+        while self.full:
             self._moved.clear()
             await self._moved.wait()
 

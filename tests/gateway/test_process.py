@@ -18,11 +18,15 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from gateway import results, run
 from keepwarm import redis_server as embedded
 from scheduler.store import Store
-from tests.gateway.platform import RunningGateway
+from scheduler.store.pieces import pack_accept
+from scheduler.store.records import Claimed, Outcome
+from tests.gateway.platform import RunningGateway, StubWorker
 from tests.support.waiting import wait_until
 
 
@@ -221,6 +225,39 @@ def test_a_caller_does_not_outwait_a_store_that_takes_no_results(
         assert gateway.call(gateway.store.requests.queue_size(app)) == 1
         redis("CONFIG", "SET", "save", "")
         wait_until(lambda: gateway.call(gateway.store.requests.queue_size(app)) == 0, "the request was cancelled")
+
+
+def test_a_connection_does_not_outlast_a_store_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing could be passed on any more, and its app was never told that the caller had been cut off."""
+    monkeypatch.setattr(results, "AWAY_SECONDS", 1.0)
+    monkeypatch.setattr(run, "_CANCEL_PAUSE", 0.1)
+    monkeypatch.setattr(run, "_CANCEL_TRIES", 1000)
+    with own_platform(tmp_path) as (gateway, server):
+        app = gateway.app()
+
+        async def stay(worker: StubWorker, claim: Claimed) -> Outcome:
+            await worker.store.requests.append_output(claim, "accept", pack_accept(None, ()))
+            while claim.request_id not in worker.cancelled:
+                await asyncio.sleep(0.01)
+            return Outcome(101, (), b"")
+
+        worker = gateway.worker(app, stay)
+        with connect(f"ws{gateway.url.removeprefix('http')}/{app}", proxy=None, open_timeout=20) as caller:
+            folder = Path(gateway.settings.redis_url.removeprefix("unix://")).parent
+            server.kill()
+            server.wait(20)
+            with pytest.raises(ConnectionClosed) as end:
+                caller.recv(30)
+        assert end.value.rcvd is not None
+        assert end.value.rcvd.code == 1011
+        assert "store is not available" in end.value.rcvd.reason
+        back = embedded.start(folder, "everysec")
+        try:
+            wait_until(lambda: worker.cancelled == [worker.claims[0].request_id], "the app to be told", timeout=60)
+        finally:
+            gateway.call(worker.stop())
+            back.terminate()
+            back.wait(20)
 
 
 def test_a_full_disk_is_named(tmp_path: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import select
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -170,6 +173,45 @@ def test_an_app_that_goes_on_after_its_caller_left_is_cancelled(gateway: Running
         pass
     record = ended(gateway, worker.claims[0])
     assert (record.state, record.error_type) == (RequestState.CANCELLED, "client_disconnected")
+
+
+def test_a_caller_who_vanishes_behind_what_nobody_takes_is_noticed(
+    start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end stood behind messages that the app did not take: the app kept its place until request_timeout."""
+    monkeypatch.setattr("gateway.server.PING_SECONDS", 0.2)
+    pinging = start_gateway()
+
+    async def deaf(worker: StubWorker, claim: Claimed) -> Outcome:
+        await accept(worker, claim)
+        while claim.request_id not in worker.cancelled:
+            await asyncio.sleep(0.01)
+        return SWITCHED
+
+    app = pinging.app()
+    worker = pinging.worker(app, deaf)
+    with opened(pinging, f"/{app}") as found:
+        flood = threading.Thread(target=send_for_ever, args=(found,))
+        flood.start()
+
+        def stuck() -> bool:
+            claim = worker.claims[0]
+            unread = pinging.call(pinging.store.connections.unread_input(app, claim.request_id))
+            return unread > 0 and not select.select([], [found.socket], [], 0)[1]
+
+        wait_until(stuck, "the caller to be held back")
+        found.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        found.socket.shutdown(socket.SHUT_RDWR)
+        found.socket.close()
+        flood.join(20)
+    record = ended(pinging, worker.claims[0])
+    assert (record.state, record.error_type) == (RequestState.CANCELLED, "client_disconnected")
+
+
+def send_for_ever(found: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed, OSError):
+        while True:
+            found.send(b"x" * 65536)
 
 
 @pytest.mark.parametrize(
