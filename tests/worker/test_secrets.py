@@ -10,6 +10,7 @@ import pytest
 
 from gpu_worker.log_lines import LogLines
 from scheduler.store.records import LogEntry, WorkerState
+from tests.worker.births import forked
 from tests.worker.stage import stage
 
 VALUE = "hf_0123456789abcdef"
@@ -86,3 +87,20 @@ def test_what_is_masked() -> None:
     assert lines.masked("MIIEvQIBADANBg abc") == "*** abc"
     assert LogLines(append, "w1").masked("12345678") == "12345678"
     assert "12345678" not in repr(LogEntry("", 0.0, "INFO", lines.masked("a 12345678")))
+
+
+@pytest.mark.anyio
+async def test_a_forked_runner_has_its_secrets_and_its_zygote_has_none(redis_url: str, tmp_path: Path) -> None:
+    """A zygote outlives its app's workers, and whoever could read it would read what they were told."""
+    async with stage(redis_url, tmp_path) as s:
+        await s.store.secrets.set("tester", "main", {"HF_TOKEN": VALUE}, exposed=True)
+        app = await s.deploy(APP, secrets=("HF_TOKEN",))
+        worker = await forked(s, app)
+        answer = await s.call(app)
+        assert answer.outcome is not None
+        assert json.loads(answer.outcome.body) == {"at_import": VALUE, "other": None}
+        assert answer.worker_id == worker.worker_id
+        assert worker.start_kind == "zygote"
+        (zygote,) = map(psutil.Process, s.zygotes.pids())
+        assert VALUE not in str(zygote.environ()) + str(zygote.cmdline())
+        assert VALUE not in str(s.runner_of(worker).environ())
