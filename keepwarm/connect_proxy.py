@@ -86,7 +86,8 @@ class ConnectProxy:
             return await _refuse(writer, b"502 Bad Gateway", said)
         async with _closing(far_writer):
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_carry(reader, far_writer), _carry(far_reader, writer))
+            # A side that takes nothing more may still have said something: each direction has its own end.
+            await asyncio.gather(_carry(reader, far_writer), _carry(far_reader, writer), return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
