@@ -35,6 +35,8 @@ class RunnerGroup:
         self._folders = dict(folders)
         self._limits = limits
         self._refused = self._killed = 0
+        #: refused before ``kill`` refused everything
+        self._refused_alive: int | None = None
 
     @classmethod
     def make(cls, worker_id: str, limits: Mapping[str, int]) -> RunnerGroup | None:
@@ -103,6 +105,8 @@ class RunnerGroup:
 
     def kill(self) -> None:
         """SIGKILL everything in it. Nothing can start in it afterwards."""
+        if self._refused_alive is None:
+            self._refused_alive = self._events()[0]
         for controller, folder in self._folders.items():
             with contextlib.suppress(OSError):
                 if controller == TASKS:
@@ -140,7 +144,9 @@ class RunnerGroup:
     def _events(self) -> tuple[int, int]:
         """How often a process was refused, and one killed for memory."""
         tasks, memory = self._folders.get(TASKS), self._folders.get(MEMORY)
-        refused = cgroups.counter(tasks / "pids.events", "max") if tasks is not None else 0
+        refused = self._refused_alive or 0
+        if tasks is not None and self._refused_alive is None:
+            refused = cgroups.counter(tasks / "pids.events", "max")
         killed = 0
         if memory is not None:
             killed = sum(cgroups.counter(memory / name, "oom_kill") for name in ("memory.events", "memory.oom_control"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pytest
 from fal._spec import ScalingSpec
 
 from gpu_worker import cgroups
-from gpu_worker.runner_group import MEMORY, TASKS
+from gpu_worker.runner_group import MEMORY, TASKS, RunnerGroup
 from gpu_worker.settings import AgentSettings, runner_limits
 from scheduler.store.records import RequestState, WorkerRecord, WorkerState
 from tests.support.loop import run
@@ -322,3 +323,19 @@ def test_limits_are_settings() -> None:
     for memory in ("much", "nan", "inf", "-1", "0.01"):
         with pytest.raises(ValueError, match="KEEPWARM_RUNNER_MEMORY_GB"):
             runner_limits({"KEEPWARM_RUNNER_MEMORY_GB": memory})
+
+
+def test_what_is_refused_because_all_ends_is_no_complaint() -> None:
+    """An app that started processes while its worker was ended was told that it had too many."""
+    if (group := RunnerGroup.make("w-ended", {TASKS: 100})) is None:
+        assert limited_here() is not None
+        return
+    starts = "import os, sys, time; sys.stdin.read(); [os.fork() for _ in range(9)]"
+    with subprocess.Popen([sys.executable, "-c", starts], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as popen:
+        group.kill()
+        group.add(popen.pid)  # in the middle of it, as far as the kernel is concerned
+        assert popen.stdin is not None
+        popen.stdin.close()
+        assert popen.wait(20) == 1, "it was refused"
+    assert group.complaints() == []
+    assert group.remove()
