@@ -1,7 +1,8 @@
 """The one table from what can go wrong to the HTTP answer that the caller gets.
 
-A Refusal is the gateway's own no and carries its status; StoreError goes through TABLE; anything else is a 500 whose
-cause stands in the log only. Bodies are ``{"detail", "error_type"}``, the type repeated in ``X-Fal-Error-Type``.
+A Refusal is the gateway's own no and carries its status; StoreError goes through TABLE; a disk that fails is a 503;
+anything else is a 500 whose cause stands in the log only. Bodies are ``{"detail", "error_type"}``, the type repeated in
+``X-Fal-Error-Type``.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ TABLE: dict[type[Exception], Row] = {
     store_errors.NotFound: Row(404, None),
     store_errors.StoreError: Row(500, "internal_error"),
 }
+#: What a broken disk says, a lost mount, a folder that is another user's; no path of ours leads there otherwise.
+_BROKEN = frozenset(
+    {errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM}
+)
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 _UNEXPECTED = Row(500, "internal_error")
@@ -71,6 +76,10 @@ def _is_full_disk(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
+def _is_broken_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _BROKEN
+
+
 def answer_for(error: Exception) -> tuple[int, Headers, bytes]:
     """Status, headers and body for an error."""
     if isinstance(error, Refusal):
@@ -79,6 +88,13 @@ def answer_for(error: Exception) -> tuple[int, Headers, bytes]:
     elif _is_full_disk(error):
         status, error_type = 503, "internal_error"
         detail = f"The platform's disk takes nothing: {error}. Nothing was stored; try again when there is room."
+        headers = [(b"retry-after", b"5")]
+    elif _is_broken_disk(error):
+        status, error_type = 503, "internal_error"
+        cause = getattr(error, "strerror", None) or type(error).__name__
+        detail = (
+            f"The platform's disk cannot be used: {cause}. The gateway's log says where; try again when it is mended."
+        )
         headers = [(b"retry-after", b"5")]
     else:
         row = next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), _UNEXPECTED)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from envbuilder import BuildSettings
-from gpu_worker import lessons, process_tree
+from gpu_worker import cgroups, lessons, process_tree, runner_group
 from gpu_worker.assignment import Assignment
 from gpu_worker.child import Process
 from gpu_worker.inventory import local_host
@@ -33,6 +34,8 @@ from gpu_worker.zygotes import Zygotes
 from scheduler.store import Store, keys
 from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.records import LogEntry, WorkerRecord, WorkerState
+
+logger = logging.getLogger(__name__)
 
 #: All that supervisors get of this process's environment: where Python finds our modules, and what INHERITED names.
 #: User code can read it in /proc, so it holds no address of the store and nothing that the operator happened to export;
@@ -91,6 +94,7 @@ class HostAgent:
         """Work until ``stop``; nothing of ours runs afterwards."""
         process_tree.adopt_orphans()
         self._leftovers.find()
+        self._prepare_limits()
         lessons.forget_old(self._settings.data_dir)
         subscription = await self._store.subscribe(
             {keys.channel_host(self._settings.host_id): lambda _: self._orders_changed.set()},
@@ -203,6 +207,7 @@ class HostAgent:
     async def _ended(self, worker: Supervised, code: int) -> None:
         """A supervisor has exited: a clean one has said so itself; for any other we do."""
         self._end_strays()
+        await asyncio.to_thread(runner_group.clear_away)
         if code == 0:
             self._drop(worker)
             return
@@ -246,6 +251,7 @@ class HostAgent:
         self._signal_all(signal.SIGKILL)
         if left := process_tree.kill_descendants():
             print(f"gpu_worker: these processes would not die: {left}", file=sys.stderr, flush=True)
+        runner_group.clear_away()
         for worker in list(self._workers.values()):
             await self._tell(self._store.workers.remove(worker.app, worker.worker_id, "its host stopped"))
             self._drop(worker)
@@ -271,10 +277,21 @@ class HostAgent:
 
     # --- duties -------------------------------------------------------------------------------------------------------
 
+    def _prepare_limits(self) -> None:
+        """Where runners cannot be limited they run all the same."""
+        s = self._settings
+        for controller, most in ((runner_group.TASKS, s.runner_tasks), (runner_group.MEMORY, s.runner_memory)):
+            try:
+                if most:
+                    cgroups.prepare(controller)
+            except cgroups.CannotLimit as reason:
+                logger.warning("nothing limits the %s of runners: %s", runner_group.NAMES[controller], reason)
+
     async def _keep_reporting(self) -> None:
         while True:
             with contextlib.suppress(StoreUnavailable):
                 await self._store.hosts.report(self._host, ttl_s=REPORT_TTL_SECONDS)
+            await asyncio.to_thread(runner_group.clear_away)  # of supervisors that nobody saw die
             await asyncio.sleep(REPORT_SECONDS)
 
     async def _wait_for_orders(self) -> None:

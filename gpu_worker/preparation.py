@@ -120,6 +120,8 @@ def _assignment(
         recycle_after_requests=spec.recycle_after_requests,
         recycle_after_seconds=spec.recycle_after_seconds,
         recycle_above_mb=spec.recycle_above_mb,
+        runner_tasks=settings.runner_tasks,
+        runner_memory=settings.runner_memory,
         simulated_gpus=settings.gpu_source not in (None, nvml_gpus),
         lessons_file=str(lessons.file_of(data, worker, environment.key, revision.bundle_hash)),
     )

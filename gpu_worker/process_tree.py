@@ -58,6 +58,15 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process that has not ended; zombies have."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2]
+    except OSError:
+        return False
+    return status.split()[0] not in (b"Z", b"X")
+
+
 def descendants(pid: int) -> list[int]:
     """Everything below ``pid``, nearest first."""
     found = children(pid)

@@ -15,12 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from gpu_worker import process_tree
 from gpu_worker.assignment import Assignment
 from gpu_worker.child import AdoptedChild
+from gpu_worker.runner_group import RunnerGroup
 
 #: Names that runners inherit from the host without being asked; everything else must be on the operator's list.
 INHERITED = ("LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
@@ -113,15 +115,21 @@ def start_message(assignment: Assignment) -> bytes:
 class RunnerProcess:
     """A started runner: leader of its own process group, one socket of ours, two pipes for what it prints.
 
-    ``started_at`` is on the monotonic clock; ``environ`` is what it was started with.
+    ``started_at`` is on the monotonic clock; ``environ`` is what it was started with; ``group`` bounds what it and all
+    that it starts may take, None where nothing does.
 
     Must be started from the main thread: the kernel's parent-death signal follows the thread (see process_tree).
     """
 
     def __init__(
-        self, popen: subprocess.Popen[bytes] | AdoptedChild, control: socket.socket, environ: Mapping[str, str]
+        self,
+        popen: subprocess.Popen[bytes] | AdoptedChild,
+        control: socket.socket,
+        environ: Mapping[str, str],
+        group: RunnerGroup | None = None,
     ) -> None:
         self._popen = popen
+        self.group = group
         self.environ = environ
         self.control = control
         self.pid = popen.pid
@@ -129,8 +137,10 @@ class RunnerProcess:
         self._buried = False
 
     @classmethod
-    def start(cls, assignment: Assignment, app_data: str | None = None) -> RunnerProcess:
-        """Start it; nothing has been said to it yet. ``app_data``: as ``runner_environ``.
+    def start(
+        cls, assignment: Assignment, app_data: str | None = None, group: RunnerGroup | None = None
+    ) -> RunnerProcess:
+        """Start it in its group; nothing has been said to it yet. ``app_data``: as ``runner_environ``.
 
         Raises:
             OSError: the interpreter or the bundle's folder is not there.
@@ -150,7 +160,7 @@ class RunnerProcess:
                 stderr=subprocess.PIPE,
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
-                preexec_fn=_between_fork_and_exec if sys.platform == "linux" else None,
+                preexec_fn=partial(_between_fork_and_exec, group) if sys.platform == "linux" else None,
             )
         except BaseException:
             ours.close()
@@ -158,14 +168,21 @@ class RunnerProcess:
         finally:
             theirs.close()
         ours.setblocking(False)
-        return cls(popen, ours, environ)
+        return cls(popen, ours, environ, group)
 
     @classmethod
-    def take_over(cls, assignment: Assignment, app_data: str | None, born_in: dict[str, str]) -> RunnerProcess:
+    def take_over(
+        cls,
+        assignment: Assignment,
+        app_data: str | None,
+        born_in: dict[str, str],
+        group: RunnerGroup | None = None,
+    ) -> RunnerProcess:
         """Turn the process that a zygote forked into the runner; its socket and pipes are open as INHERITED_FDS.
 
         Args:
             born_in: the namespaces that it and this process were born in; it is led into those of now.
+            group: what it is put into, before it runs anything of the app's.
 
         Raises:
             OSError: it has ended.
@@ -188,6 +205,7 @@ class RunnerProcess:
         text = json.dumps(word).encode()
         namespaces = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in _namespaces_unlike(born_in)]
         try:
+            _put_into(group, child.pid)
             socket.send_fds(ours, [len(text).to_bytes(4, "big")], namespaces)
             ours.sendall(text)
         except OSError:
@@ -199,7 +217,7 @@ class RunnerProcess:
             for descriptor in namespaces:
                 os.close(descriptor)
         ours.setblocking(False)
-        return cls(child, ours, environ)
+        return cls(child, ours, environ, group)
 
     def tell_start(self, start: bytes) -> None:
         """Its first message, sent before anything else of ours is imported. A runner that has ended is noticed later.
@@ -231,10 +249,31 @@ class RunnerProcess:
             self._popen.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it and its process group now. Once it has been reaped only one more time: the number may be reused."""
+        """End it and what it has started now. Its process group only one more time once it has been reaped: the number
+        may be reused.
+        """
         if not self._buried:
             self._buried = self._popen.returncode is not None
             process_tree.kill_group(self.pid)
+        if self.group is not None:
+            self.group.kill()
+
+    def describe_end(self) -> str:
+        """How it has ended, as the reason of all that follows."""
+        code = self._popen.returncode
+        if code == -signal.SIGKILL and self.group is not None and self.group.has_killed():
+            return self.group.out_of_memory
+        return f"the runner ended with {process_tree.describe_exit(code or 0)}"
+
+    @property
+    def limited(self) -> bool:
+        """Whether it is in the group that was made for it, if one was, or has ended."""
+        return self.group is None or self.group.holds(self.pid) or self.poll() is not None
+
+    def remove_group(self) -> None:
+        """The last thing, once nothing that it has started can be left."""
+        if self.group is not None:
+            self.group.remove()
 
 
 def _make_folders(assignment: Assignment) -> None:
@@ -242,11 +281,19 @@ def _make_folders(assignment: Assignment) -> None:
     (Path(assignment.home_dir) / ".cache").mkdir(parents=True, exist_ok=True)
 
 
+def _put_into(group: RunnerGroup | None, pid: int) -> None:
+    """Where the kernel refuses it the runner runs all the same; ``limited`` says so."""
+    if group is not None:
+        with contextlib.suppress(OSError):
+            group.add(pid)
+
+
 def _namespaces_unlike(others: dict[str, str]) -> list[str]:
     """Of the kinds that decide what a process sees of the file system, those in which ours are not ``others``."""
     return [kind for kind, ours in process_tree.namespaces("self").items() if ours != others[kind]]
 
 
-def _between_fork_and_exec() -> None:
+def _between_fork_and_exec(group: RunnerGroup | None) -> None:
+    _put_into(group, 0)
     process_tree.die_with_parent(signal.SIGKILL)
     process_tree.prefer_for_oom_killer()

@@ -143,6 +143,11 @@ class RunnerTalk:
         """How the runner ended, negative for a signal; None before that."""
         return self.exited.result() if self.exited.done() else None
 
+    def note_limits(self) -> None:
+        """Say in the app's log what has run into a limit of the runner's control group."""
+        for complaint in self._runner.group.complaints() if self._runner.group is not None else ():
+            self.logs.add("WARN", complaint)
+
     async def last_words(self, most: int = 20) -> str:
         """Waits for what is left in the pipes; the last lines of standard error, or of output if there are none."""
         if self._pipes:
@@ -197,7 +202,8 @@ class RunnerTalk:
         if self._link_open or not self.exited.done() or self._said_gone:
             return
         self._said_gone = True
-        ended = f"the runner ended with {process_tree.describe_exit(self.exited.result())}"
+        ended = self._runner.describe_end()
+        self.note_limits()
         self._gone(f"the runner sent an unreadable message ({self._complaint})" if self._complaint else ended)
 
     # --- passing on ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,9 @@ from gpu_worker.inventory import GpuSource, gpu_source
 from gpu_worker.runner_process import passed_environ
 from scheduler.store import files_variables
 
+#: Less is a start that always fails: threads of the runner's own, bytes of Python with fal and nothing else.
+_FEWEST_TASKS, _LEAST_MEMORY, _MOST_MEMORY = 32, 128 * 1024**2, 2**60
+
 
 @dataclass(frozen=True)
 class ZygoteLimits:
@@ -47,6 +50,8 @@ class AgentSettings:
         files: where users' files are kept, by variable; empty: in the data folder.
         log_level: of the agent's own lines on standard error.
         zygotes: bounds of the processes that have imported ahead (see ``zygotes``).
+        runner_tasks: processes and threads that one runner may have, with all that it starts; 0: no limit.
+        runner_memory: bytes of memory that they may take together; 0: no limit.
     """
 
     redis_url: str
@@ -64,6 +69,8 @@ class AgentSettings:
     files: Mapping[str, str] = field(default_factory=dict)
     log_level: str = "INFO"
     zygotes: ZygoteLimits = field(default_factory=ZygoteLimits)
+    runner_tasks: int = 8192
+    runner_memory: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> AgentSettings:
@@ -76,6 +83,7 @@ class AgentSettings:
         if not redis_url:
             raise ValueError("KEEPWARM_REDIS_URL is not set; `keepwarm up` sets it, else write redis://host:port/0")
         app_data = environ.get("KEEPWARM_APP_DATA")
+        tasks, memory = runner_limits(environ)
         names = tuple(name.strip() for name in environ.get("KEEPWARM_RUNNER_ENV", "").split(",") if name.strip())
         return cls(
             redis_url=redis_url,
@@ -97,6 +105,8 @@ class AgentSettings:
                 memory=_whole(environ, "KEEPWARM_ZYGOTES_MAX_BYTES", _some_memory()),
                 idle_seconds=_seconds(environ, "KEEPWARM_ZYGOTE_IDLE_SECONDS", ZygoteLimits.idle_seconds),
             ),
+            runner_tasks=tasks,
+            runner_memory=memory,
         )
 
 
@@ -109,6 +119,26 @@ def _own_sdk() -> str:
 
 def _level(name: str) -> str:
     return name if name in logging.getLevelNamesMapping() else "INFO"
+
+
+def runner_limits(environ: Mapping[str, str]) -> tuple[int, int]:
+    """How many processes and threads, and how many bytes of memory a runner may have; 0: no limit.
+
+    Raises:
+        ValueError: naming the variable and what is wrong with it.
+    """
+    tasks = _whole(environ, "KEEPWARM_RUNNER_TASKS", AgentSettings.runner_tasks)
+    if 0 < tasks < _FEWEST_TASKS:
+        raise ValueError(f"KEEPWARM_RUNNER_TASKS={tasks} is not enough for a runner; write {_FEWEST_TASKS} or more")
+    text = environ.get("KEEPWARM_RUNNER_MEMORY_GB") or "0"
+    try:
+        memory = int(float(text) * 1024**3)
+    except (ValueError, OverflowError):
+        memory = -1
+    if memory != 0 and not _LEAST_MEMORY <= memory <= _MOST_MEMORY:
+        least = f"{_LEAST_MEMORY / 1024**3:g}"
+        raise ValueError(f"KEEPWARM_RUNNER_MEMORY_GB={text!r} is no number of GB from {least} up; 0 is no limit")
+    return tasks, memory
 
 
 def _some_memory() -> int:

@@ -55,18 +55,18 @@ class Worker:
         assignment: what was ordered.
         runner: its process, started and told what to load.
         folders: where models lie that the next start may read ahead.
-        warning: a first line for the app's log.
+        warnings: first lines for the app's log.
     """
 
     def __init__(
-        self, assignment: Assignment, runner: RunnerProcess, folders: Sequence[str] = (), warning: str | None = None
+        self, assignment: Assignment, runner: RunnerProcess, folders: Sequence[str] = (), warnings: Sequence[str] = ()
     ) -> None:
         self._a = assignment
         self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._talk = RunnerTalk(assignment, runner, self._runner_gone, self._learned)
         self._folders = folders
-        if warning is not None:
+        for warning in warnings:
             self._talk.logs.add("WARN", warning)
         self._news = asyncio.Event()  # a stop was asked for, the runner is ready or has ended
         self._beat_early = asyncio.Event()
@@ -101,6 +101,7 @@ class Worker:
         finally:
             self._runner.kill()
             process_tree.kill_descendants()
+            self._runner.remove_group()
 
     def stop(self, how: Stop, why: str) -> None:
         """``drain``: take nothing new, finish within the grace, leave. ``kill``: end the runner now.
@@ -289,6 +290,7 @@ class Worker:
                 self._stop_ordered(await store.workers.beat(self._a.app, self._a.worker_id, in_flight) or "")
             if self._commands is None or not self._commands.busy:
                 process_tree.reap_adopted({self._runner.pid})
+            self._talk.note_limits()
             await self._measure_gpus(store)
             await self._retire_if_worn(store)
 

@@ -74,7 +74,7 @@ def examine(data: Path, machine_types: Sequence[str], *, cpu_fallback: bool, off
         offer: as ``keepwarm up --offer``.
     """
     host = _this_host(cpu_fallback, offer)
-    findings = (_python(), _redis(), _uv(), _gpu(host), _space(data), _app_data(data), _sandbox())
+    findings = (_python(), _redis(), _uv(), _gpu(host), _space(data), _app_data(data), _limits(), _sandbox())
     refused = machine_refusal(machine_types, cpu_fallback=cpu_fallback, offer=offer) if machine_types else None
     return Report(findings, tuple(host.machine_types), refused)
 
@@ -173,6 +173,24 @@ def _app_data(data: Path) -> Finding:
         reason = (done.stdout or done.stderr).strip().rpartition("\n")[2]
         return Finding("/data", "warn", "apps that name /data will not find it here", reason)
     return Finding("/data", "ok", f"apps see {folder} there")
+
+
+def _limits() -> Finding:
+    from gpu_worker import runner_group
+    from gpu_worker.settings import runner_limits
+
+    try:
+        tasks, memory = runner_limits(os.environ)
+    except ValueError as error:
+        return Finding("limits", "missing", "of one runner", str(error))
+    wanted = {runner_group.TASKS: tasks, runner_group.MEMORY: memory}
+    reasons = runner_group.limits_that_cannot_be_enforced(controller for controller, most in wanted.items() if most)
+    if reasons:
+        what = " and the ".join(runner_group.NAMES[controller] for controller in reasons)
+        return Finding("limits", "warn", f"nothing limits the {what} of a runner", "; ".join(reasons.values()))
+    most = f"{tasks} processes and threads" if tasks else "any number of processes and threads"
+    share = f"{memory / 1024**3:g} GB of memory" if memory else "any amount of memory (KEEPWARM_RUNNER_MEMORY_GB)"
+    return Finding("limits", "ok", f"a runner may have {most} and {share}")
 
 
 def _sandbox() -> Finding:

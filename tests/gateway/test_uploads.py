@@ -11,6 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from gateway import tokens
+from gateway.storage import LATE_CLOCKS, SIGNED_LIFE, TOKEN_LIFE
 from gateway.tokens import LEEWAY_SECONDS, Tokens
 from tests.gateway.conftest import StartGateway
 from tests.gateway.platform import RunningGateway
@@ -264,3 +266,40 @@ def test_a_call_whose_files_should_be_kept_in_unknown_words_is_refused(gateway: 
         answer = client.post(path.format(gateway.app()), json={}, headers=headers)
     assert (answer.status_code, answer.json()["error_type"]) == (400, "bad_request")
     assert "'private'" in answer.json()["detail"]
+
+
+class Clock:
+    """A gateway's clock, so many seconds ahead of the others'."""
+
+    def __init__(self, ahead: float) -> None:
+        self._ahead = ahead
+
+    def time(self) -> float:
+        return time.time() + self._ahead
+
+
+@pytest.mark.parametrize(
+    ("ahead", "status"), [(-SIGNED_LIFE - 300, 401), (-SIGNED_LIFE - 50, 200), (-300, 200), (50, 200), (300, 401)]
+)
+def test_a_signed_url_of_a_gateway_whose_clock_differs(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, ahead: int, status: int
+) -> None:
+    """F29: who signs and who takes the file may be two machines."""
+    monkeypatch.setattr(tokens, "time", Clock(ahead))
+    one, many = initiate(gateway)["upload_url"], urlsplit(initiate(gateway, "initiate-multipart")["upload_url"])
+    with gateway.client() as anybody:
+        assert anybody.put(one, content=PICTURE, headers={"content-type": "image/png"}).status_code == status
+        assert anybody.put(f"{many.path}/1?{many.query}", content=PICTURE).status_code == status
+
+
+def test_a_client_whose_clock_is_late_uploads_all_the_same(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F29: the Python client keeps its token until its own clock says that it is over; five minutes late, every upload
+    of five minutes in each hour was refused."""
+    monkeypatch.setattr(tokens, "time", Clock(-TOKEN_LIFE - LATE_CLOCKS / 2))  # it was issued so long ago
+    with cdn(gateway) as client:
+        assert client.post("/cdn/files/upload", content=PICTURE).status_code == 200
+    monkeypatch.setattr(tokens, "time", Clock(-TOKEN_LIFE - LATE_CLOCKS - LEEWAY_SECONDS - 5))
+    with cdn(gateway) as client:
+        assert client.post("/cdn/files/upload", content=PICTURE).status_code == 401

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gpu_worker.runner_group import TASKS, limits_that_cannot_be_enforced
 from keepwarm import doctor, redis_server
+from tests.worker.test_limits import WITHOUT_GROUPS
 
 
 def redis_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> doctor.Finding:
@@ -58,3 +60,23 @@ def test_a_wrong_address_or_folder_is_one_line(tmp_path: Path) -> None:
     nowhere = keepwarm({}, "up", "--port", "0", "--data", "/proc/nowhere")
     assert nowhere.startswith("keepwarm up: the data folder /proc/nowhere cannot be used: ")
     assert nowhere.endswith("choose another with --data\n")
+
+
+def limits(*in_front: str, **environ: str) -> str:
+    """What ``keepwarm doctor`` says of the limits of runners."""
+    command = [*in_front, sys.executable, "-m", "keepwarm", "doctor"]
+    said = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=60, check=False)
+    lines = said.stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line[2:].startswith("limits "))
+    return "\n".join(line[2:] for line in lines[first : first + 2])
+
+
+def test_it_is_said_whether_runners_can_be_limited_here() -> None:
+    why = limits_that_cannot_be_enforced([TASKS])
+    fine = limits(KEEPWARM_RUNNER_TASKS="300", KEEPWARM_RUNNER_MEMORY_GB="1.5")
+    assert ("a runner may have 300 processes and threads and 1.5 GB of memory" in fine) == (not why)
+    without = limits(*WITHOUT_GROUPS, KEEPWARM_RUNNER_MEMORY_GB="1.5")
+    assert "nothing limits the processes and threads and the memory of a runner" in without
+    assert "cannot be written" in without
+    wrong = limits(KEEPWARM_RUNNER_TASKS="7")
+    assert "KEEPWARM_RUNNER_TASKS=7 is not enough for a runner; write 32 or more" in wrong

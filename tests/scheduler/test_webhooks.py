@@ -48,13 +48,13 @@ def record(status: int = 200, body: bytes = b'{"answer": 42}', **fields: Any) ->
 
 
 def deliver(
-    path: str, *, total_timeout: float = 15.0, found: RequestRecord | None = None
+    path: str, *, total_timeout: float = 15.0, found: RequestRecord | None = None, ahead: int = 0
 ) -> tuple[Try, list[Received]]:
     async def scenario() -> tuple[Try, list[Received]]:
         async with receiver() as server:
             sender = WebhookSender(KEY, allow_private=True, total_timeout=total_timeout)
             try:
-                ended = await sender.deliver(server.url(path), found or record(), int(time.time()))
+                ended = await sender.deliver(server.url(path), found or record(), int(time.time()) + ahead)
             finally:
                 await sender.close()
             return ended, server.received
@@ -101,6 +101,15 @@ def test_a_result_arrives_signed() -> None:
     }
     assert verify(received, public_key_set(KEY))
     assert not verify(Received(received.path, received.headers, received.body + b" "), public_key_set(KEY))
+
+
+@pytest.mark.parametrize(("ahead", "taken"), [(-310, False), (-290, True), (290, True), (310, False)])
+def test_a_receiver_takes_what_a_sender_signs_whose_clock_is_less_than_five_minutes_off(
+    ahead: int, taken: bool
+) -> None:
+    """F29."""
+    _, (received,) = deliver("/200", ahead=ahead)
+    assert verify(received, public_key_set(KEY)) == taken
 
 
 def test_the_key_set_can_be_published_and_the_key_is_made_once(tmp_path: Path) -> None:

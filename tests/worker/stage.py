@@ -25,7 +25,7 @@ from fal._spec import AppSpec, BundleFile, EnvironmentSpec
 
 from envbuilder import BuildSettings, Environment
 from envbuilder.shelf import write_mark
-from gpu_worker import lessons, process_tree
+from gpu_worker import lessons, process_tree, runner_group
 from gpu_worker.assignment import Assignment
 from gpu_worker.leftovers import supervisor_command
 from gpu_worker.preparation import prepare
@@ -256,6 +256,7 @@ class Stage:
                     child.kill()
             popen.kill()
             popen.wait(10)
+        runner_group.clear_away()
 
 
 @asynccontextmanager

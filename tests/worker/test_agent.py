@@ -252,3 +252,29 @@ def test_user_code_sees_nothing_of_the_operators_environment(redis_url: str, tmp
                     assert [name for name in seen if name.startswith("KEEPWARM_")] == []
 
     run(story())
+
+
+def test_a_folder_of_bundles_that_cannot_be_used_costs_the_start_and_says_why(redis_url: str, tmp_path: Path) -> None:
+    """F27: a file in the folder's place makes every use of it fail, for root too. The next start finds it mended."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            app = await on.deploy(PROBE)
+            bundles = on.settings.data_dir / "bundles"
+            away = bundles.rename(tmp_path / "away")
+            bundles.touch()
+            with agent(on):
+                worker = await on.place(app)
+                ended = await on.reaches(worker, WorkerState.TERMINATED)
+                assert "the files of revision r1 cannot be laid out: " in (ended.reason or "")
+                assert "Not a directory" in (ended.reason or "")
+                revision = await on.store.apps.revision(app, "r1")
+                assert revision is not None
+                assert revision.last_startup_error == ended.reason
+
+                bundles.unlink()
+                away.rename(bundles)
+
+                await on.reaches(await on.place(app), WorkerState.IDLE)
+
+    run(story())
