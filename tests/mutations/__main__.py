@@ -41,7 +41,12 @@ DIRECTED = tuple(
         "retention",
     )
 )
-LAST = ("tests/scheduler/test_reaper.py", "tests/scheduler/test_jobs_webhooks.py", "tests/store/test_model.py")
+LAST = (
+    "tests/scheduler/test_reaper.py",
+    "tests/scheduler/test_clock.py",
+    "tests/scheduler/test_jobs_webhooks.py",
+    "tests/store/test_model.py",
+)
 _FAILED = re.compile(r"^(?:FAILED|ERROR) tests/\w+/test_(\S+?)(?: - (.*))?$", re.MULTILINE)
 #: A mutant that makes a test wait for ever is as dead as one that fails.
 LIMIT_S = 180
