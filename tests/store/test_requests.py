@@ -471,3 +471,14 @@ async def test_workers_read_the_queue_through_one_consumer_group(redis_url: str,
         assert await s.redis("XLEN", queue) == 0
         await s.store.workers.remove(APP, "w1", "done")
         assert await s.redis("XINFO", "CONSUMERS", queue, "workers") == []
+
+
+async def test_a_lease_from_before_the_clock_was_put_back_is_over(redis_url: str, tmp_path: Path) -> None:
+    """The server's clock went back by a day, and a request whose worker had died was kept from others as long."""
+    async with scene(redis_url, tmp_path) as s:
+        claim = await s.claimed(await s.worker())
+        now_ms = (await s.store.apps.observe(APP)).now_ms
+        for ahead_ms, expired, then in ((600_000, [], "alive"), (7_200_000, [claim.request_id], "requeued")):
+            await s.redis("ZADD", keys.leases(APP), "XX", now_ms + ahead_ms, claim.request_id)
+            assert [found[0] for found in await s.requests.expired_leases(APP)] == expired
+            assert await s.lose(claim, epoch=s.epoch) == then
