@@ -62,6 +62,8 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # As in a terminal, also where the tests themselves run under nohup.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
