@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+import uuid
+from collections import defaultdict, deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -57,6 +58,8 @@ class Webhooks:
         self._outage = outage or Outage()
         self._handed: defaultdict[str, dict[str, float]] = defaultdict(dict)  # host: job id: when
         self._waiting: defaultdict[str, set[str]] = defaultdict(set)  # host: apps that owe it more than its share
+        self._unheard: dict[str, str] = {}  # app: token of the look whose answer has not come yet
+        self._given: dict[str, deque[WebhookDelivery]] = {}  # app: given by the outbox, not with arq yet
         self._apps: set[str | None] = set()
         self._news = asyncio.Event()
 
@@ -87,9 +90,26 @@ class Webhooks:
         return sum([await self._hand_on(name) for name in names])
 
     async def _hand_on(self, app: str) -> int:
-        busy = self._busy()
-        due, full, more = await self._store.outbox.offer(app, hold_s=HOLD_S, share=PER_HOST, busy=busy)
-        for delivery in due:
+        handed = await self._enqueue(app)  # what an earlier look was given and could not pass on
+        token = self._unheard.setdefault(app, uuid.uuid4().hex)
+        due, full, more = await self._store.outbox.offer(
+            app, hold_s=HOLD_S, share=PER_HOST, busy=self._busy(), token=token
+        )
+        del self._unheard[app]
+        for host in full:
+            self._waiting[host].add(app)
+        if more:
+            self._notice(app)
+        if due:
+            self._given[app] = deque(due)
+            handed += await self._enqueue(app)
+        return handed
+
+    async def _enqueue(self, app: str) -> int:
+        """Passes on what the outbox has given, one by one, so that a failure in the midst loses nothing."""
+        given, handed = self._given.get(app), 0
+        while given:
+            delivery = given[0]
             job_id = _job_id(delivery)
             self._handed[_host(delivery)][job_id] = time.monotonic()
             await self._pool.enqueue_job(
@@ -98,13 +118,12 @@ class Webhooks:
                 _job_id=job_id,
                 _queue_name=QUEUE,
             )
-        for host in full:
-            self._waiting[host].add(app)
-        if due:
+            given.popleft()
+            handed += 1
+        self._given.pop(app, None)
+        if handed:
             self._enqueued()
-        if more:
-            self._notice(app)
-        return len(due)
+        return handed
 
     def _busy(self) -> dict[str, int]:
         """Deliveries handed on and not ended, by host. After HOLD_S the outbox offers them again."""

@@ -125,6 +125,14 @@ def outbox(app: str) -> str:
     return f"{{{app}}}:outbox"
 
 
+def outbox_offer(app: str, token: str) -> str:
+    """What one look into the outbox was given, for whoever has to ask again because the answer was lost.
+
+    String; TTL: as long as its deliveries are held, a minute; outbox.
+    """
+    return f"{{{app}}}:outbox:offer:{token}"
+
+
 def outbox_dead(app: str) -> str:
     """Webhook deliveries given up, scored by when.
 

@@ -6,6 +6,7 @@ When to try again and what to send is the sender's.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -47,11 +48,26 @@ class Outbox:
         limit: int = 100,
         share: int | None = None,
         busy: Mapping[str, int] | None = None,
+        token: str | None = None,
     ) -> Offer:
-        """The same of one app, with at most ``share`` for one host; ``busy``: what hosts are getting already."""
+        """The same of one app.
+
+        Args:
+            share: at most so many for one host. busy: what hosts are getting already.
+            token: names this look; asking again with it, within ``hold_s``, gives the same deliveries.
+
+        Raises:
+            StoreUnavailable: something may have been given; ask again with the same token.
+        """
         rest: list[Arg] = [value for item in (busy or {}).items() for value in item]
         due, full, more = await SCRIPTS["webhooks_due"](
-            self._redis, app, hold_ms=int(hold_s * 1000), limit=limit, share="" if share is None else share, rest=rest
+            self._redis,
+            app,
+            token=token or uuid.uuid4().hex,
+            hold_ms=int(hold_s * 1000),
+            limit=limit,
+            share="" if share is None else share,
+            rest=rest,
         )
         deliveries = [
             WebhookDelivery(app, due[i].decode(), due[i + 1].decode(), int(due[i + 2]), int(due[i + 3]))

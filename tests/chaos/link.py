@@ -21,7 +21,7 @@ LOST = ("submit", "claim", "finish", "heartbeat", "retry", "promote", "cancel", 
 
 @dataclass(frozen=True)
 class LinkFault:
-    """What is switched on at the proxy, and for how many seconds."""
+    """What is switched on at the proxy, and for how many seconds; one that loses a reply is over when it has."""
 
     name: str
     begin: Callable[[FaultProxy], object]
@@ -35,7 +35,7 @@ def _losing(verb: str) -> Callable[[FaultProxy], object]:
 
 #: Silent for longer than the clients' patience with an answer (5 s), and shorter.
 FAULTS = (
-    *(LinkFault(f"lose a reply to {verb}", _losing(verb), 0.7) for verb in LOST),
+    *(LinkFault(f"lose a reply to {verb}", _losing(verb), 2.0) for verb in LOST),
     *(LinkFault("reset", FaultProxy.drop_all, 0.5) for _ in range(3)),
     LinkFault("blackhole", lambda proxy: setattr(proxy, "silent", True), 7.0),
     LinkFault("blackhole", lambda proxy: setattr(proxy, "silent", True), 2.0),
@@ -60,9 +60,16 @@ class LinkTrouble:
         for fault in faults:
             self.ledger.noted(fault.name)
             self.loop.call_soon_threadsafe(fault.begin, self.proxy)
-            await asyncio.sleep(fault.lasts)
+            await self._over(fault)
             self.end()
             await asyncio.sleep(self.draw.uniform(0.1, 0.5))
+
+    async def _over(self, fault: LinkFault) -> None:
+        lost = self.proxy.lost
+        for _ in range(20):
+            await asyncio.sleep(fault.lasts / 20)
+            if self.proxy.lost > lost:
+                break
 
     def end(self) -> None:
         self.loop.call_soon_threadsafe(self.proxy.heal)

@@ -320,6 +320,7 @@ _WORKERS = (
 )
 _WEBHOOKS = (
     Guard("webhooks_due", "a delivery is held by one sender", "redis.call('ZADD', outbox, now + hold_ms, due[i])", ""),
+    Guard("webhooks_due", "what was given and not heard is given again", "if heard then", "if false then"),
     Guard("webhooks_due", "not before its time", "'-inf', now", "'-inf', '+inf'"),
     Guard(
         "webhook_later",

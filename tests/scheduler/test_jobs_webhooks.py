@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from keepwarm import jobs_webhooks
-from keepwarm.jobs_webhooks import PER_HOST
+from keepwarm.jobs_webhooks import PER_HOST, QUEUE, Webhooks
 from keepwarm.jobs_worker import connect
 from scheduler.control.webhooks import SCHEDULE_S, WebhookSender
-from scheduler.store import Store, keys
+from scheduler.store import Store, StoreUnavailable, keys
+from scheduler.store.outbox import Offer
 from scheduler.store.records import Outcome, WorkerRecord, WorkerState
 from scheduler.store.signing import load_or_create, public_key_set
 from tests.scheduler.receiver import Receiver, receiver
@@ -161,6 +163,49 @@ def test_a_try_that_nobody_recorded_is_made_again(redis_url: str, tmp_path: Path
                 await await_until(lambda: _arrived(server, 2), "the second delivery")
                 await await_until(lambda: _empty(later), "the outbox to be empty")
             assert {r.headers["x-fal-webhook-request-id"] for r in server.received} == {"q1"}
+
+    run(scenario())
+
+
+def test_what_the_outbox_gave_is_passed_on_after_a_bad_moment(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a bad network two deliveries came a minute late: the outbox had given them out for that long, and nobody
+    had them. Its answer was lost for good, or arq's Redis failed while one after the other was passed on."""
+
+    async def scenario() -> None:
+        store = await Store.connect(redis_url, tmp_path)
+        pool = await connect(redis_url)
+        sender = WebhookSender(load_or_create(tmp_path), allow_private=True)
+        webhooks = Webhooks(store, pool, sender)
+        for number in range(3):
+            await finished(store, f"q{number}", "http://127.0.0.1:9/")
+        offer, enqueue = store.outbox.offer, pool.enqueue_job
+        calls: list[str] = []
+
+        async def unheard(*args: Any, **named: Any) -> Offer:
+            await offer(*args, **named)
+            raise StoreUnavailable
+
+        async def failing(*args: Any, **named: Any) -> Any:
+            calls.append(named["_job_id"])
+            if len(calls) == 2:
+                raise ConnectionError("reset")
+            return await enqueue(*args, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.outbox, "offer", unheard)
+            with pytest.raises(StoreUnavailable):
+                await webhooks.hand_on(APP)
+        assert await store.outbox.due(APP) == [], "all are given out"
+        monkeypatch.setattr(pool, "enqueue_job", failing)
+        with pytest.raises(ConnectionError):
+            await webhooks.hand_on(APP)
+        assert await webhooks.hand_on(APP) == 2, "the one before the failure is with arq"
+        assert {job.args[1] for job in await pool.queued_jobs(queue_name=QUEUE)} == {"q0", "q1", "q2"}
+        await pool.aclose()
+        await sender.close()
+        await store.close()
 
     run(scenario())
 

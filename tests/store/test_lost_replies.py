@@ -242,7 +242,6 @@ TOLERATED = {
     "fail_waiting": "the second call finds nothing left to end; the number is for a message",
     "promote": "the second call finds nothing left to promote; the number only asks for another look",
     "retire_app": "the second call finds no name any more, and says so; it is gone either way",
-    "webhooks_due": "held for a minute by the call whose answer was lost; then it is due again",
 }
 
 
@@ -268,7 +267,7 @@ async def everything(s: Scene) -> dict[str, Any]:
             value = sorted(zip(value[::2], value[1::2], strict=True))
         elif kind == "set":
             value = sorted(value)
-        found[key.decode()] = (value, await s.redis("PTTL", key) > 0)
+        found[plain(key)] = (value, await s.redis("PTTL", key) > 0)
     found.pop(f"{{{APP}}}:woken", None)  # lasts a second
     return found
 

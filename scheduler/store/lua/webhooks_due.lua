@@ -1,11 +1,14 @@
 #!lua flags=allow-oom
--- KEYS outbox request_prefix
--- ARGV hold_ms limit share busy...
+-- KEYS outbox outbox_offer_prefix request_prefix
+-- ARGV token hold_ms limit share busy...
 -- RETURNS: {{id, url, tries, due, ...}, {host, ...} that are owed more than their share, 1 if there may be more now}
 -- INCLUDE clock
 -- Deliveries to make now. Each is put off by hold_ms, so that no other sender takes it meanwhile and a sender that
 -- dies loses nothing. A host gets at most `share` at once ('' = no limit); `busy` is host, count, host, count, ... of
 -- what it is getting already. What is over a share stays due, unless it hides what is behind it.
+-- Asked again with one token it answers the same: whoever did not hear what it was given would wait out the hold.
+local heard = redis.call('GET', outbox_offer_prefix .. token)
+if heard then return cmsgpack.unpack(heard) end
 local used, found, full, hidden = {}, {}, {}, {}
 for i = first_of_busy, #ARGV, 2 do used[ARGV[i]] = tonumber(ARGV[i + 1]) end
 local most = tonumber(share) or math.huge
@@ -33,4 +36,8 @@ if #hidden == 500 then
 end
 local hosts = {}
 for host in pairs(full) do table.insert(hosts, host) end
-return { found, hosts, more and 1 or 0 }
+local offer = { found, hosts, more and 1 or 0 }
+if #found > 0 and tonumber(hold_ms) > 0 then
+  redis.call('SET', outbox_offer_prefix .. token, cmsgpack.pack(offer), 'PX', hold_ms)
+end
+return offer
