@@ -31,7 +31,7 @@ def test_a_bad_network_costs_time_and_nothing_else(
             platform = start_platform(environ=ENVIRON | {"KEEPWARM_REDIS_URL": url})
             chaos = Chaos(platform, folder, seed, redis_url=real)
             trouble = LinkTrouble(proxy, loop, chaos.draw, chaos.ledger)
-            verdict = run(chaos.run(Size(requests=130, spread_s=25.0), trouble))
+            verdict = run(chaos.run(Size(requests=170, spread_s=38.0), trouble))
             with capsys.disabled():
                 print(f"\nlink: {proxy.lost} replies lost, at rest after {chaos.rested_in:.0f} s", flush=True)
                 print(verdict, flush=True)
