@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.support.platform import BIN, ROOT, command_environ
@@ -153,6 +154,15 @@ def test_local_reload_starts_the_process_again(home: Path) -> None:
     assert before["pid"] != after["pid"]
     assert running.interrupt() == 0, running.output
     assert running.output.count("teardown TERMINATING") == 2
+
+
+def test_a_killed_reload_takes_its_app_along(home: Path) -> None:
+    """After kill -9 of the command the app went on serving, and kept the port from the next one."""
+    running = Running(home, "--local", "--reload", "--exposed-port", "0", str(write(home, "Hello")))
+    app = psutil.Process(greet(running.url()).json()["pid"])
+    running.process.kill()
+    running.process.wait()
+    wait_until(lambda: not app.is_running(), "the app to end")
 
 
 AT_WORK = """self.calls += 1

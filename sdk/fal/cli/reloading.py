@@ -6,6 +6,7 @@ that serves is ended and started again. Leaves the first start to ``fal.cli.run`
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import linecache
 import math
@@ -24,6 +25,8 @@ from fal._problem import Problem
 from fal.cli.building import Built, Delivery
 from fal.cli.console import Screen, show_problem
 
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 #: Milliseconds between two looks at the times of files that were saved while nobody watched.
 _LOOK_MS = 500
 
@@ -160,7 +163,7 @@ def local_again_and_again(ref: str, arguments: Sequence[str], screen: Screen) ->
     process: subprocess.Popen[Any] | None = None
     try:
         while True:
-            process = subprocess.Popen(command)
+            process = subprocess.Popen(command, preexec_fn=_end_with_parent)
             changed = next(watch.saved(), None)
             if changed is None:
                 return
@@ -172,6 +175,12 @@ def local_again_and_again(ref: str, arguments: Sequence[str], screen: Screen) ->
     finally:
         if process is not None:
             _end(process)
+
+
+def _end_with_parent() -> None:
+    """Where the kernel can do that, a command that is killed takes the app with it, which would keep its port."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
