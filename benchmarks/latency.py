@@ -25,7 +25,7 @@ _CLIENTS = (1, 32)
 _BARE, _LITSERVE = "bare FastAPI + uvicorn", "LitServe"
 _BARE_PLAIN = "bare FastAPI + uvicorn, plain def"
 _OURS = {"always": "Keepwarm, appendfsync always", "everysec": "Keepwarm, appendfsync everysec"}
-_OURS_PLAIN = "Keepwarm, appendfsync everysec, plain def"
+_OURS_PLAIN = {fsync: f"{name}, plain def" for fsync, name in _OURS.items()}
 
 
 @dataclass
@@ -80,7 +80,7 @@ def table(rows: list[Row]) -> str:
             f" | {faster:.2f} |"
         )
     lines.append("")
-    for name in (*_OURS.values(), _OURS_PLAIN):
+    for name in (*_OURS.values(), *_OURS_PLAIN.values()):
         slower = by_name[name].median(1, "p50_ms") / by_name[by_name[name].bare].median(1, "p50_ms")
         faster = by_name[name].median(32, "per_second") / litserve.median(32, "per_second")
         lines.append(f"{name}: {_verdict('p50 over bare FastAPI', slower, 2.5, at_most=True)}")
@@ -111,10 +111,10 @@ def run(rounds: int, seconds: float) -> str:
         for fsync, name in _OURS.items():
             ours = running.enter_context(platform(folder / fsync, folder / "builds", fsync))
             rows.append(Row(name, ours.deploy("benchmarks/peers/noop.py::NoOp")))
+            rows.append(Row(_OURS_PLAIN[fsync], ours.deploy("benchmarks/peers/noop.py::NoOpPlain"), _BARE_PLAIN))
             if fsync == "everysec":
                 many = ours.deploy("benchmarks/peers/noop.py::NoOpManyAtOnce")
                 rows.append(Row(f"{name}, max_multiplexing 32", many))
-                rows.append(Row(_OURS_PLAIN, ours.deploy("benchmarks/peers/noop.py::NoOpPlain"), _BARE_PLAIN))
         measure(rows, rounds, seconds)
         return table(rows)
 
