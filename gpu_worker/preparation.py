@@ -120,6 +120,8 @@ def _assignment(
         recycle_after_requests=spec.recycle_after_requests,
         recycle_after_seconds=spec.recycle_after_seconds,
         recycle_above_mb=spec.recycle_above_mb,
+        for_calls=spec.for_calls,
+        setup_function=spec.setup_function,
         runner_tasks=settings.runner_tasks,
         runner_memory=settings.runner_memory,
         simulated_gpus=settings.gpu_source not in (None, nvml_gpus),

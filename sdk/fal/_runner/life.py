@@ -93,7 +93,13 @@ class Life:
 
         start = self._start
         prepare_path(start.bundle_dir, start.entry_file)
-        cls = find_app(load_module(start.bundle_dir, start.entry_file), start.class_name)
+        module, called = load_module(start.bundle_dir, start.entry_file)
+        if start.for_calls:
+            from fal._runner.calls import calls_app
+
+            cls = calls_app(module, start.class_name, start.setup_function, start.bundle_dir, called)
+        else:
+            cls = find_app(module, start.class_name, called)
         instance = cls(_allow_init=True)
         ref.set_current_app(instance)
         return instance, build_fastapi(instance)
