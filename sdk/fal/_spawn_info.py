@@ -22,8 +22,9 @@ class SpawnInfo:
 
     def runs_in(self, app: str, url: str) -> None:
         """The app that it goes to is there."""
-        if not self._place.done():
-            self._place.set_result((app, url))
+        if self._place.done():  # the first one turned out to be gone
+            self._place = Future()
+        self._place.set_result((app, url))
 
     def not_run(self, error: Exception) -> None:
         """There will be none."""
