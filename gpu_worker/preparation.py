@@ -122,6 +122,7 @@ def _assignment(
         recycle_above_mb=spec.recycle_above_mb,
         for_calls=spec.for_calls,
         setup_function=spec.setup_function,
+        exposed_port=spec.exposed_port,
         runner_tasks=settings.runner_tasks,
         runner_memory=settings.runner_memory,
         simulated_gpus=settings.gpu_source not in (None, nvml_gpus),

@@ -110,6 +110,7 @@ def start_message(assignment: Assignment) -> bytes:
         secrets=dict(a.secrets),
         for_calls=a.for_calls,
         setup_function=a.setup_function,
+        exposed_port=a.exposed_port,
     )
     return encode(start)
 

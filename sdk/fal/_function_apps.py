@@ -1,4 +1,4 @@
-"""Apps made of functions that are served: ``POST /`` calls the function.
+"""Apps made of functions that are served: ``POST /`` calls the function, or its own web server is the app.
 
 Leaves the declaration to ``fal._functions``.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from fal._endpoints import endpoint, resolved_signature
 from fal._functions import IsolatedFunction
@@ -24,12 +24,26 @@ class CallsApp(App, **DEFAULTS):
     def call(self) -> None: ...
 
 
+class WebServerApp(App, **DEFAULTS):
+    """The app of a function that starts a web server; what a caller gets is the server's answer."""
+
+    #: the function
+    server: ClassVar[Callable[..., Any]]
+    #: what it gets first, if it has a ``setup_function``
+    first: tuple[Any, ...] = ()
+
+    @endpoint("/")
+    def run(self) -> None: ...
+
+
 def served_app(isolated: IsolatedFunction[Any, Any]) -> type[App]:
     """The app class that serves a function.
 
     Raises:
-        ValueError: the function is not served, or has a setting that does not exist.
+        ValueError: the function is not served, or has a setting that does not exist or cannot be meant.
     """
+    if isolated.options.get("exposed_port") is not None:
+        return _web_server_app(isolated)
     function = isolated.raw_func
     name = function.__name__
     if not isolated.serve:
@@ -46,6 +60,30 @@ def served_app(isolated: IsolatedFunction[Any, Any]) -> type[App]:
     return type(name, (App,), body, **{**DEFAULTS, **isolated.options})
 
 
+def _web_server_app(isolated: IsolatedFunction[Any, Any]) -> type[App]:
+    function, port = isolated.raw_func, isolated.options["exposed_port"]
+    name = function.__name__
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65535:
+        raise ValueError(f"{name}: exposed_port is {port!r}; write the number of a port, 1 to 65535")
+    if isolated.serve:
+        raise ValueError(
+            f"{name}: serve=True and exposed_port={port} exclude each other: either the platform serves the function "
+            "at POST /, or the function starts a web server"
+        )
+    setup_function = isolated.options.get("setup_function")
+    body: dict[str, Any] = {
+        "__module__": function.__module__,
+        "__qualname__": name,
+        "app_name": app_name(name),
+        "server": staticmethod(function),
+        "_web_server_port": port,
+    }
+    if setup_function is not None:
+        body["setup"] = _setup_method(setup_function)
+    options = {key: value for key, value in isolated.options.items() if key != "exposed_port"}
+    return type(name, (WebServerApp,), body, **{**DEFAULTS, **options})
+
+
 def app_name(function_name: str) -> str:
     """The alias of a function's app."""
     return function_name.replace("_", "-").strip("-").lower() or "function"
@@ -55,6 +93,7 @@ def _setup_method(setup_function: Callable[[], Any]) -> Callable[[Any], Any]:
     async def setup(self: Any) -> None:
         value = setup_function()
         self._set_up = await value if inspect.isawaitable(value) else value
+        self.first = (self._set_up,)
 
     return setup
 

@@ -118,6 +118,11 @@ class IsolatedFunction(Generic[P, R]):
 
     def _remote(self) -> Any:
         name = self.raw_func.__name__
+        if (port := self.options.get("exposed_port")) is not None:
+            raise TypeError(
+                f"{name}() starts a web server on port {port} and returns no value: `fal run FILE.py::{name}` gives it "
+                f"an address, {name}.run_local() starts it here"
+            )
         if _reader == threading.get_ident():
             raise CalledWhileRead(name)
         if os.environ.get("IS_ISOLATE_AGENT"):
@@ -125,6 +130,11 @@ class IsolatedFunction(Generic[P, R]):
                 f"{name}() is called on a runner, which has no platform to call: {name}.run_local(...) runs it here"
             )
         return importlib.import_module("fal._remote_calls")  # only there: runners have no HTTP client
+
+    @property
+    def is_app(self) -> bool:
+        """Whether it has an address: ``fal run`` and ``fal deploy`` take it."""
+        return self.serve or self.options.get("exposed_port") is not None
 
     def as_app(self) -> type[App]:
         """The app class that serves this function.

@@ -230,7 +230,7 @@ def _as_app(value: Any) -> type | None:
     if isinstance(value, type):
         return value if issubclass(value, App) and value is not App else None
     functions = sys.modules.get("fal._functions")
-    if functions is None or not isinstance(value, functions.IsolatedFunction) or not value.serve:
+    if functions is None or not isinstance(value, functions.IsolatedFunction) or not value.is_app:
         return None
     try:
         app: type = value.as_app()
@@ -265,7 +265,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, type):
         return "a class that does not extend fal.App"
     if type(value).__name__ == "IsolatedFunction":
-        return "a function without serve=True"
+        return "a function without serve=True (which is run by calling it, as in `python FILE.py`)"
     return "a function" if callable(value) else f"a {type(value).__name__}"
 
 

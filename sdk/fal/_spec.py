@@ -96,6 +96,7 @@ class AppSpec:
             long, or whose processes take so many MiB of RAM, is replaced by a fresh one; 0: never.
         for_calls: ``class_name`` is a function, and requests are calls of it from its user's own machine.
         setup_function: with ``for_calls``, the function of the file whose value it gets first; empty: as the file says.
+        exposed_port: ``class_name`` is a function that starts a web server on this port, which is the app; 0: none.
     """
 
     name: str
@@ -120,6 +121,7 @@ class AppSpec:
     env: str = "main"
     for_calls: bool = False
     setup_function: str = ""
+    exposed_port: int = 0
     endpoints: tuple[EndpointSpec, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 
