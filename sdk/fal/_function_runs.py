@@ -61,8 +61,7 @@ class Run:
         self._shown = (0, 0)
         self._showing = threading.Lock()
         self.http = _client(platform.api.target, at_once)
-        self._thread = threading.Thread(target=self._hold, daemon=True, name=f"fal-session-{app}")
-        self._thread.start()
+        threading.Thread(target=self._hold, daemon=True, name=f"fal-session-{app}").start()
 
     def _hold(self) -> None:
         try:
@@ -142,6 +141,7 @@ class Runs:
         self._stack = ExitStack()
         self._platform: Platform | None = None
         self._made: dict[Any, list[_Made]] = {}
+        self._all: list[Run] = []
         self._shown_on: Any = None
         self._grace = 0.0
         atexit.register(self.end)
@@ -189,27 +189,31 @@ class Runs:
             if self._platform is None:
                 types = loaded.spec.machine_types
                 self._platform = self._stack.enter_context(platform_for(types, lambda: self._grace, self._screen()))
-            delivery = Delivery(self._platform.api, self._screen())
-            try:
-                built = delivery.send(loaded, ephemeral=True)
-            except BaseException:
-                if delivery.app is not None:
-                    self._platform.remove(delivery.app)
-                raise
-        return Run(self._platform, built.app, str(built.urls["sync"]), self._screen, self._at_once)
+            platform = self._platform
+        delivery = Delivery(platform.api, self._screen())
+        try:
+            built = delivery.send(loaded, ephemeral=True)
+        except BaseException:
+            if delivery.app is not None:
+                platform.remove(delivery.app)
+            raise
+        run = Run(platform, built.app, str(built.urls["sync"]), self._screen, self._at_once)
+        with self._lock:
+            self._all.append(run)
+        return run
 
     def end(self) -> None:
         """Remove every app, and let a platform that was started for them go."""
         if self._pid != os.getpid():
             return  # a fork: all of this is its parent's
         try:
-            for made in [made for known in self._made.values() for made in known]:
-                if made.run.done() and made.run.exception() is None:
-                    made.run.result().remove()
+            for run in self._all:
+                run.remove()
             self._made.clear()
             if self._platform is not None:
                 self._platform.api.close()
                 self._platform = None
+            self._all.clear()
             self._stack.close()
         except KeyboardInterrupt:
             return

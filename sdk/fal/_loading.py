@@ -206,7 +206,11 @@ def _find_app(module: ModuleType, file: Path, symbol: str | None, called: str) -
     listing = f"apps in {file.name}: {', '.join(own or found)}." if found else f"{file.name} holds no fal.App."
     if symbol is None:
         if not own:
-            raise LoadError(f"There is no app in {file.name}.", why=listing, next_step=_write_an_app("MyApp"))
+            raise LoadError(
+                f"There is no app in {file.name}.",
+                why=listing,
+                next_step=_call_it(module) or _write_an_app("MyApp"),
+            )
         return _only(own, file)
     if symbol in found:
         return symbol, found[symbol]
@@ -265,8 +269,16 @@ def _kind(value: Any) -> str:
     if isinstance(value, type):
         return "a class that does not extend fal.App"
     if type(value).__name__ == "IsolatedFunction":
-        return "a function without serve=True (which is run by calling it, as in `python FILE.py`)"
+        return "a function without serve=True, which is run by calling it"
     return "a function" if callable(value) else f"a {type(value).__name__}"
+
+
+def _call_it(module: ModuleType) -> str:
+    """What to do with functions that have no address; nothing where there are none."""
+    plain = [name for name, value in vars(module).items() if type(value).__name__ == "IsolatedFunction"]
+    if not plain:
+        return ""
+    return f"run the script that calls {plain[0]}(), or write serve=True into its @fal.function to give it an address."
 
 
 def _write_an_app(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Calls of one process that run at once; more wait for one of them.
 _AT_ONCE = 64
+#: Seconds in which a gateway that takes no connections is asked again.
+_CONNECT_SECONDS = 15.0
 
 
 def call(function: IsolatedFunction[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -85,8 +88,15 @@ class _Call:
         if self.watched_by is not None:
             self.watched_by.runs_in(run.app, run.url)
         headers = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE}
+        until = time.monotonic() + _CONNECT_SECONDS
         try:
-            return run.http.post(run.url, content=self._body, headers=headers)
+            while True:
+                try:
+                    return run.http.post(run.url, content=self._body, headers=headers)
+                except httpx.ConnectError:  # nothing was sent: a gateway that restarts is back within seconds
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.2)
         except httpx.TransportError as error:
             raise FalServerlessError(
                 f"the connection to {run.url} was lost during {self._name}(), which may have run: "

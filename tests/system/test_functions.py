@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -263,3 +264,6 @@ if __name__ == "__main__":
 def _apps_end_with_these_tests() -> object:
     yield
     _remote_calls._runs().end()
+    for thread in threading.enumerate():
+        if thread.name.startswith("fal-session"):
+            thread.join(10)
