@@ -153,8 +153,8 @@ class Life:
         self._channel.send(Stage("setup", time.perf_counter() - began))
         if self._server is not None:
             return await self._live_with_server(self._server, app, lifespan)
+        self._take_signals()  # whoever has heard Ready may ask it to leave
         self._serve(app, _openapi_text(app, self._output))
-        self._take_signals()
         await self._stop.wait()
         return await self._end(lifespan)
 
