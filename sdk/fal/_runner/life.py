@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fal import _context, ref
 from fal._runner import cuda_on_cpu
 from fal._runner.channel import Channel
-from fal._runner.errors import LoadError
+from fal._runner.errors import LoadError, ServerEnded
 from fal._runner.files import PlatformFiles
 from fal._runner.lessons import Lessons
 from fal._runner.loop import new_loop
@@ -134,7 +134,8 @@ class Life:
         return instance, PortProxy(start.class_name)
 
     def _failed(self, stage: str, error: BaseException) -> int:
-        text = "".join(traceback.format_exception(type(error), error, user_frames(error)))
+        told = (error.__cause__ or error) if isinstance(error, ServerEnded) else error
+        text = "".join(traceback.format_exception(type(told), told, user_frames(told)))
         self._output.finish()
         self._channel.send(StartFailed(stage, _summary(error), text))
         return EXIT_START_FAILED
@@ -166,23 +167,21 @@ class Life:
         server.start(type(self._instance).server, self._instance.first)
         try:
             place = await server.opened(self._stop)
-        except Exception as error:  # noqa: BLE001 - whatever the user's function raised
+        except ServerEnded as error:
             return self._failed("web server", error)
         if place is not None:
             app.place = place
             self._serve(app, json.dumps(await app.openapi() or _no_openapi(self._start.class_name, "unknown")))
             if (why := await server.over(self._stop)) is not None:
+                app.over.set()
                 return await self._end_without_server(why, lifespan)
             return await self._end(lifespan)
         await _leave_lifespan(lifespan, self._output)
         return EXIT_OK
 
     async def _end_without_server(self, why: str, lifespan: Any) -> int:
-        """The function has ended by itself: nothing can be answered any more."""
-        assert self._serving is not None
+        """The function has ended by itself. What still runs ends with this process, as with one that has crashed."""
         self._output.error(f"{why}. The runner ends with it.")
-        self._serving.abandon()
-        self._channel.detach()
         await _leave_lifespan(lifespan, self._output)
         self._output.finish()
         return EXIT_SERVER_ENDED
@@ -309,7 +308,7 @@ async def _leave_lifespan(lifespan: Any, output: Output) -> None:
 def _summary(error: BaseException) -> str:
     """One line: what went wrong and, where it is known, what to do."""
     text = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, LoadError):
+    if isinstance(error, LoadError | ServerEnded):
         return text
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f" (add the package that provides it to requirements, or {error.name!r} to local_python_modules)"

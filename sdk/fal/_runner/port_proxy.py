@@ -25,6 +25,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 _WHOLE_BYTES = 1024 * 1024
 #: Seconds for a server to answer a close.
 _GOODBYE_SECONDS = 2.0
+#: Seconds between a connection that broke and the news that the server has ended.
+_OVER_SECONDS = 0.25
 _JSON: Headers = [(b"content-type", b"application/json")]
 #: Bytes of an OpenAPI document, and seconds to wait for it.
 _MOST_DOCUMENT_BYTES = 4 * 1024 * 1024
@@ -49,6 +51,8 @@ class PortProxy:
         self._name = name
         #: where the server listens; known once it does
         self.place = ("127.0.0.1", 0)
+        #: set when the server is gone for good
+        self.over = asyncio.Event()
         self.routes = (_Everything(),)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,6 +64,7 @@ class PortProxy:
             else:
                 await self._request(upstream, scope, receive, send)
         except NotListening as error:
+            await self._unless_over()
             # 503 has the runner replaced: a server that takes no connections serves nobody.
             await _refuse(scope, send, 503, f"The web server of {self._name}() takes no connections: {error}.")
         finally:
@@ -85,6 +90,7 @@ class PortProxy:
         except BadAnswer as error:
             if started:
                 raise
+            await self._unless_over()
             await _refuse(scope, send, 502, f"The web server of {self._name}() {error}.")
 
     async def _connection(self, upstream: Upstream, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,6 +104,7 @@ class PortProxy:
                 await send({"type": "websocket.http.response.body", "body": body})
                 return
         except BadAnswer as error:
+            await self._unless_over()
             await _refuse(scope, send, 502, f"The web server of {self._name}() {error}.")
             return
         subprotocol, headers = answered_headers(answer)
@@ -115,6 +122,14 @@ class PortProxy:
             for direction in directions:
                 direction.cancel()
             await asyncio.gather(*directions, return_exceptions=True)
+
+    async def _unless_over(self) -> None:
+        """Leave a request unanswered when the server has ended: so does the runner, and that is what it died of."""
+        try:
+            await asyncio.wait_for(self.over.wait(), _OVER_SECONDS)
+        except asyncio.TimeoutError:
+            return
+        await asyncio.Event().wait()
 
     async def openapi(self) -> dict[str, Any] | None:
         """The server's own OpenAPI document, where it has one at the usual place."""

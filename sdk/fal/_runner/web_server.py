@@ -16,15 +16,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from fal._runner.errors import ServerEnded
 from fal._runner.listeners import is_ours
 
 #: Seconds between looks whether the port is open.
 _LOOK_SECONDS = 0.05
 _HOSTS = ("127.0.0.1", "::1")
-
-
-class ServerEnded(Exception):
-    """The function returned, and its web server is gone with it."""
 
 
 class WebServer:
