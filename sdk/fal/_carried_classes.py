@@ -87,10 +87,12 @@ class Classes:
     def _module(self, name: str) -> ModuleType:
         if name == OWN_FILE:
             return self._own
+        # A package's __main__ runs as soon as it is imported.
+        plain = all(part.isidentifier() and not part.startswith("__") for part in name.split("."))
         loaded = sys.modules.get(name)
         if loaded is not None and name != "__main__":
             return loaded
-        if name != "__main__" and (self._in_a_root(name) or name.partition(".")[0] in sys.modules):
+        if plain and (self._in_a_root(name) or name.partition(".")[0] in sys.modules):
             try:
                 return importlib.import_module(name)
             except Exception as error:
@@ -102,8 +104,6 @@ class Classes:
 
     def _in_a_root(self, name: str) -> bool:
         parts = name.split(".")
-        if not all(part.isidentifier() for part in parts):
-            return False
         places = [root.joinpath(*parts) for root in self._roots]
         return any(place.with_suffix(".py").is_file() or (place / "__init__.py").is_file() for place in places)
 

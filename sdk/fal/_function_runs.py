@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -60,6 +61,8 @@ class Run:
         self._screen = screen
         self._shown = (0, 0)
         self._showing = threading.Lock()
+        self._wishes = count(1)
+        self._newest_wish = self._fulfilled = 0
         self.http = _client(platform.api.target, at_once)
         threading.Thread(target=self._hold, daemon=True, name=f"fal-session-{app}").start()
 
@@ -84,7 +87,11 @@ class Run:
     def show_log(self) -> None:
         """Show what the app has printed up to now: all of a call that has ended."""
         path = self._platform.api.app_path(self.app, "/logs")
+        mine = self._newest_wish = next(self._wishes)
         with self._showing:
+            if self._fulfilled >= mine:
+                return  # somebody has looked since this call ended
+            fulfilled = self._newest_wish
             while True:
                 after = "-".join(map(str, self._shown))
                 try:
@@ -94,6 +101,7 @@ class Run:
                 for line in answer["items"]:
                     self._show(line)
                 if len(answer["items"]) < _PAGE:
+                    self._fulfilled = max(self._fulfilled, fulfilled)
                     return
 
     def lines_of(self, request_id: str) -> list[dict[str, Any]]:
@@ -186,6 +194,9 @@ class Runs:
         loaded = load_function(function)
         with self._starting:
             self._grace = max(self._grace, loaded.spec.termination_grace_period_seconds)
+            if self._platform is not None and self._platform.embedded is not None and self._platform.embedded.ended:
+                self._stack.close()  # it has died; its successor's apps are others
+                self._platform = None
             if self._platform is None:
                 types = loaded.spec.machine_types
                 self._platform = self._stack.enter_context(platform_for(types, lambda: self._grace, self._screen()))

@@ -114,6 +114,12 @@ def test_failures_of_the_runner_are_the_platforms_words(shell: PlatformUnderTest
         never()
 
 
+def test_a_call_that_takes_too_long_is_ended(shell: PlatformUnderTest) -> None:
+    with pytest.raises(FalServerlessError, match=r"sleep\(\) could not be run \(504\).*1 s") as ended:
+        sleep.on(request_timeout=1)(60)
+    assert ended.value.status_code == 504
+
+
 def test_an_app_that_was_deleted_is_made_again(shell: PlatformUnderTest) -> None:
     begun = length.spawn(b"ab")
     assert begun.return_value == 2

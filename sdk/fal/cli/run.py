@@ -60,7 +60,8 @@ def command(
     """Try an app: builds its environment, prints a URL, shows its log, and removes it on Ctrl-C.
 
     \b
-    REF is a file (app.py), a class in it (app.py::MyApp), or a name of [tool.fal.apps] in pyproject.toml.
+    REF is a file (app.py), a class or served function in it (app.py::MyApp), or a name of [tool.fal.apps] in
+    pyproject.toml.
     Without a configured server a platform is started for the time of the run.
     """
     from fal._ephemeral import platform_for
