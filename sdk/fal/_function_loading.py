@@ -6,6 +6,7 @@ Owns finding the function in its file. Leaves settings, requirements and files t
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,9 +72,8 @@ def module_of(function: IsolatedFunction[Any, Any]) -> tuple[ModuleType, Path]:
 
 def _symbol_of(function: IsolatedFunction[Any, Any], module: ModuleType) -> str:
     """The name by which the file's module has the function."""
-    for name, value in vars(module).items():
-        if value is function or getattr(value, "raw_func", None) is function.raw_func or value is function.raw_func:
-            return name
+    if (name := _name_in(module, function.raw_func)) is not None:
+        return name
     name = function.raw_func.__name__
     raise LoadError(
         f"{name}() cannot be found in {Path(module.__file__ or '').name}.",
@@ -82,15 +82,22 @@ def _symbol_of(function: IsolatedFunction[Any, Any], module: ModuleType) -> str:
     )
 
 
+def _name_in(module: ModuleType, function: Callable[..., Any]) -> str | None:
+    # As a list: the script may go on in another thread, and define more.
+    for name, value in list(vars(module).items()):
+        if value is function or (isinstance(value, IsolatedFunction) and value.raw_func is function):
+            return name
+    return None
+
+
 def _setup_symbol_of(function: IsolatedFunction[Any, Any], module: ModuleType, symbol: str) -> str:
     """The name of its ``setup_function`` in the file, where it is another one than the file gives; else nothing."""
     wanted = function.options.get("setup_function")
     inside = vars(module)[symbol]
-    if wanted is getattr(inside, "options", {}).get("setup_function"):
+    if wanted is (inside.options.get("setup_function") if isinstance(inside, IsolatedFunction) else None):
         return ""
-    for name, value in vars(module).items():
-        if wanted is not None and (value is wanted or getattr(value, "raw_func", None) is wanted):
-            return name
+    if wanted is not None and (name := _name_in(module, wanted)) is not None:
+        return name
     raise LoadError(
         f"{function.raw_func.__name__}: .on() was given the setup_function {wanted!r}, which {module.__name__} lacks.",
         next_step="name a function of that file's top level.",
