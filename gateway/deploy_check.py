@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 #: Settings of a revision that a user has written, by the names under which they are written.
 _SETTINGS = (
-    *("machine_types", "num_gpus", "max_multiplexing", "startup_timeout"),
+    *("machine_types", "num_gpus", "exposed_port", "max_multiplexing", "startup_timeout"),
     *("termination_grace_period_seconds", "cancel_grace_seconds", "skip_retry_conditions", "retry_config", "secrets"),
 )
 

@@ -45,6 +45,11 @@ def read_spec(value: Any) -> AppSpec:
         raise bad_request(f"The app's spec is not usable: {validation_text(error)}") from None
     _require(is_app_name(spec.name), f"App name {spec.name!r}: use {APP_NAME_RULE}")
     _require(spec.class_name.isidentifier(), f"Class name {spec.class_name!r} is no Python name")
+    _require(
+        not spec.setup_function or spec.setup_function.isidentifier(),
+        f"setup_function {spec.setup_function!r} is no Python name",
+    )
+    _require(0 <= spec.exposed_port <= 65535, f"exposed_port {spec.exposed_port} is no port; use 1 to 65535")
     _require(is_safe_path(spec.entry_file), f"entry_file {spec.entry_file!r} is no path inside the bundle")
     version = spec.environment.python_version
     _require(bool(_PYTHON.fullmatch(version)), f"python_version {version!r}: write it as 3.11")

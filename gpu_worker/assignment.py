@@ -30,6 +30,7 @@ class Assignment:
         lessons_file: where it is kept what this start shows about the next one (see ``lessons``).
         runner_pid: the runner, when a zygote has forked it; None: it is to be started.
         in_zygotes_room: the supervisor is born with the zygote's view of the file system.
+        for_calls, setup_function, exposed_port: as ``AppSpec``.
         runner_tasks, runner_memory: as ``AgentSettings``.
         secrets: variables that the app gets once it runs; its log does not show their values.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
@@ -74,6 +75,9 @@ class Assignment:
     lessons_file: str | None = None
     runner_pid: int | None = None
     in_zygotes_room: bool = False
+    for_calls: bool = False
+    setup_function: str = ""
+    exposed_port: int = 0
     runner_tasks: int = 0
     runner_memory: int = 0
     secrets: dict[str, str] = field(default_factory=dict, repr=False)

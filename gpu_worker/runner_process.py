@@ -108,6 +108,9 @@ def start_message(assignment: Assignment) -> bytes:
         cpu_fallback_for=a.cpu_fallback_for,
         storage_hosts=list(a.storage_hosts),
         secrets=dict(a.secrets),
+        for_calls=a.for_calls,
+        setup_function=a.setup_function,
+        exposed_port=a.exposed_port,
     )
     return encode(start)
 

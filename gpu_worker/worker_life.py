@@ -209,6 +209,8 @@ class Worker:
                 await store.workers.update(self._a.app, self._a.worker_id, stages=self._talk.stages)
 
     def _during(self) -> str:
+        if self._talk.stage == "ready" and self._a.exposed_port:
+            return f"while nothing listened on its exposed_port {self._a.exposed_port} (or on PORT)"
         return {"boot": "while Python started", "import": "during import"}.get(self._talk.stage, "during setup()")
 
     def _learned(self, message: Learned) -> None:

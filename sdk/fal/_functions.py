@@ -1,31 +1,71 @@
 """``fal.function`` and ``fal.cached``: single functions instead of classes.
 
-Owns the declaration and how a served function becomes an app. A remote call of a plain function needs a platform
-session and is refused with the way round it.
+Owns the declaration, and what may be done with a function where. Leaves apps made of functions to
+``fal._function_apps`` and ``fal._runner.calls``, and calls to ``fal._remote_calls``.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import inspect
+import os
 import threading
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from fal._endpoints import endpoint, resolved_signature
 from fal._settings import check_known
-from fal.app import App
+
+if TYPE_CHECKING:
+    from fal._spawn_info import SpawnInfo
+    from fal.app import App
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_cache: dict[tuple[str, Any], Any] = {}
+_cache: dict[tuple[Any, Any], Any] = {}
 _cache_lock = threading.RLock()  # one cached function may call another
 
 
+#: The thread that reads a user's file to find what it defines.
+_reader: int | None = None
+
+
+class CalledWhileRead(BaseException):
+    """A file calls one of its functions at its top level, where it is only read for what it defines.
+
+    Not an Exception: whoever wrote the file did not mean to handle it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}() is called at the top level of the file")
+        self.name = name
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """For reading a user's file elsewhere than where it is a script: a call of a function ends the reading.
+
+    Raises:
+        CalledWhileRead: what is defined up to there is defined.
+    """
+    global _reader
+    before, _reader = _reader, threading.get_ident()
+    try:
+        yield
+    finally:
+        _reader = before
+
+
 class IsolatedFunction(Generic[P, R]):
-    """A function that runs in an environment of its own; ``serve=True`` makes it ``POST /`` of an app."""
+    """A function that runs on the platform, in an environment of its own.
+
+    Called, it runs there and returns its value; with ``serve=True`` it is ``POST /`` of an app, with ``exposed_port``
+    the web server that it starts is the app.
+    """
 
     def __init__(self, function: Callable[P, R], *, serve: bool, options: dict[str, Any]) -> None:
         functools.update_wrapper(self, function)
@@ -33,20 +73,68 @@ class IsolatedFunction(Generic[P, R]):
         self.serve = serve
         self.options = options
 
-    def on(self, host: Any = None, **overrides: Any) -> IsolatedFunction[P, R]:
-        """A copy with other settings."""
+    def on(self, host: Any = None, *, serve: bool | None = None, **overrides: Any) -> IsolatedFunction[P, R]:
+        """A copy with other settings.
+
+        Raises:
+            ValueError: an unknown setting.
+        """
         check_known(self.raw_func.__name__, overrides)
-        return IsolatedFunction(self.raw_func, serve=self.serve, options={**self.options, **overrides})
-
-    def run_local(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function here, in this process."""
-        return self.raw_func(*args, **kwargs)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        raise NotImplementedError(
-            f"{self.raw_func.__name__}() cannot be called remotely yet: serve it (@fal.function(serve=True) and "
-            f"`fal run FILE.py::{self.raw_func.__name__}`) or call {self.raw_func.__name__}.run_local(...) here"
+        return IsolatedFunction(
+            self.raw_func, serve=self.serve if serve is None else serve, options={**self.options, **overrides}
         )
+
+    def run_local(self, *args: Any, **kwargs: Any) -> R:
+        """Call the function here, in this process; its ``setup_function`` is called first, once per process."""
+        setup_function = self.options.get("setup_function")
+        if setup_function is None:
+            return self.raw_func(*args, **kwargs)
+        first = _set_up(setup_function)
+        return self.raw_func(first, *args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        """Run the function on the platform and return its value.
+
+        What it prints appears on standard error. An exception is raised here as it was raised there, with the remote
+        traceback as its cause.
+
+        Raises:
+            FalSerializationError: an argument or the value cannot travel.
+            FalServerlessError: the platform could not run it.
+            UserFunctionException: it raised an exception whose class is not here.
+        """
+        value: R = self._remote().call(self, args, kwargs)
+        return value
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
+        """The same without waiting: up to 64 calls of a process run at once, others wait for one of those."""
+        future: Future[R] = self._remote().submit(self, args, kwargs)
+        return future
+
+    def spawn(self, *args: Any, **kwargs: Any) -> SpawnInfo:
+        """As ``submit``, with the app that runs it and the lines that it prints at hand."""
+        info: SpawnInfo = self._remote().spawn(self, args, kwargs)
+        return info
+
+    def _remote(self) -> Any:
+        name = self.raw_func.__name__
+        if (port := self.options.get("exposed_port")) is not None:
+            raise TypeError(
+                f"{name}() starts a web server on port {port} and returns no value: `fal run FILE.py::{name}` gives it "
+                f"an address, {name}.run_local() starts it here"
+            )
+        if _reader == threading.get_ident():
+            raise CalledWhileRead(name)
+        if os.environ.get("IS_ISOLATE_AGENT"):
+            raise RuntimeError(
+                f"{name}() is called on a runner, which has no platform to call: {name}.run_local(...) runs it here"
+            )
+        return importlib.import_module("fal._remote_calls")  # only there: runners have no HTTP client
+
+    @property
+    def is_app(self) -> bool:
+        """Whether it has an address: ``fal run`` and ``fal deploy`` take it."""
+        return self.serve or self.options.get("exposed_port") is not None
 
     def as_app(self) -> type[App]:
         """The app class that serves this function.
@@ -54,59 +142,38 @@ class IsolatedFunction(Generic[P, R]):
         Raises:
             ValueError: the function is not served, or has a setting that does not exist.
         """
-        name = self.raw_func.__name__
-        if not self.serve:
-            raise ValueError(f"{name} has no address: write @fal.function(..., serve=True) to serve it at POST /")
-        function = self.raw_func
-        setup_function = self.options.get("setup_function")
-        body: dict[str, Any] = {
-            "__module__": function.__module__,
-            "__qualname__": name,
-            "app_name": name.replace("_", "-").strip("-").lower(),
-        }
-        if setup_function is not None:
-            body["setup"] = lambda app: setattr(app, "_set_up", setup_function())
-        body["run"] = endpoint("/")(_as_method(function, with_setup=setup_function is not None))
-        return type(name, (App,), body, **{"machine_type": "XS", "keep_alive": 10, **self.options})
+        from fal._function_apps import served_app
+
+        return served_app(self)
 
 
-def _as_method(function: Callable[..., Any], *, with_setup: bool) -> Callable[..., Any]:
-    """``function`` with a leading ``self``; the setup function's value becomes its first argument."""
-    signature = resolved_signature(function) or inspect.signature(function)
-    parameters = list(signature.parameters.values())
-    myself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    signature = signature.replace(parameters=[myself, *parameters[1 if with_setup else 0 :]])
-
-    def call(self: Any, **arguments: Any) -> Any:
-        return function(self._set_up, **arguments) if with_setup else function(**arguments)
-
-    async def call_async(self: Any, **arguments: Any) -> Any:
-        return await (function(self._set_up, **arguments) if with_setup else function(**arguments))
-
-    method: Any = call_async if inspect.iscoroutinefunction(function) else call
-    method.__name__ = function.__name__
-    method.__doc__ = function.__doc__
-    method.__module__ = function.__module__
-    method.__annotations__ = {n: p.annotation for n, p in signature.parameters.items() if p.annotation is not p.empty}
-    method.__annotations__["return"] = signature.return_annotation
-    method.__signature__ = signature
-    return method  # type: ignore[no-any-return]
+def _set_up(setup_function: Callable[[], Any]) -> Any:
+    key = ("setup", setup_function)
+    with _cache_lock:
+        if key not in _cache:
+            _cache[key] = setup_function()
+        return _cache[key]
 
 
 def function(
     kind: str = "virtualenv", *, host: Any = None, serve: bool = False, **options: Any
 ) -> Callable[[Callable[P, R]], IsolatedFunction[P, R]]:
-    """Run a function in an environment of its own.
+    """Run a function on the platform, in an environment of its own.
 
     Args:
         kind: only ``virtualenv``.
         host: accepted for compatibility.
         serve: serve the function as ``POST /``.
-        options: the settings of ``fal.App``.
+        options: the settings of ``fal.App`` (``machine_type`` is XS and ``keep_alive`` 10 s unless given);
+            ``setup_function``: called once per runner, its value is the function's first argument; ``exposed_port``:
+            the function starts a web server on that port, which is the app.
 
     Raises:
         ValueError: an unknown setting.
+        TypeError: used without parentheses.
     """
+    if callable(kind):
+        raise TypeError("fal.function needs its parentheses: write @fal.function()")
     options = {"kind": kind, **options}
     check_known("fal.function", options)
 

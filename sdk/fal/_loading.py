@@ -82,11 +82,11 @@ def load(
         named = _find(ref, cwd)
         file = _existing_file(named.file, cwd)
         roots = search_roots(file, cwd)
-        module = _run_file(file, roots, named.settings)
-        symbol, cls = _find_app(module, file, named.symbol)
+        module, called = _run_file(file, roots, named.settings)
+        symbol, cls = _find_app(module, file, named.symbol, called)
         settings = _settings(cls, named.settings, machine_type)
-        settings, archives = _send_along(settings, file)
-        bundle = _bundle(file, settings, roots)
+        settings, archives = send_along(settings, file)
+        bundle = bundle_of(file, settings, roots)
     except LoadError:
         raise
     except Problem as problem:
@@ -98,7 +98,7 @@ def load(
         "entry_file": bundle.entry_file,
         "auth": auth or ("public" if run else settings.spec.get("auth") or named.auth),
     }
-    environment = EnvironmentSpec(**settings.environment, smoke_imports=_smoke_imports(bundle, settings))
+    environment = EnvironmentSpec(**settings.environment, smoke_imports=smoke_imports(bundle, settings))
     spec = AppSpec(**{**settings.spec, **chosen, "environment": environment})
     return LoadedApp(cls, spec, bundle, file, named.reset_scale, named.strategy or "rolling", archives)
 
@@ -163,7 +163,10 @@ def _checked_name(name: Any, cls: type) -> str:
 # --- running the file -------------------------------------------------------------------------------------------------
 
 
-def _run_file(file: Path, roots: Sequence[Path], settings: Mapping[str, Any]) -> ModuleType:
+def _run_file(file: Path, roots: Sequence[Path], settings: Mapping[str, Any]) -> tuple[ModuleType, str]:
+    """The file's module, and the function whose call at its top level ended the reading, if one did."""
+    from fal._functions import CalledWhileRead, reading
+
     entry = entry_source(file)
     name, package = entry.module, entry.module.rpartition(".")[0]
     if not package and (not name.isidentifier() or name in sys.modules or name in sys.stdlib_module_names):
@@ -179,7 +182,10 @@ def _run_file(file: Path, roots: Sequence[Path], settings: Mapping[str, Any]) ->
         if package:
             importlib.import_module(package)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        with reading():
+            spec.loader.exec_module(module)
+    except CalledWhileRead as call:
+        return module, call.name
     except KeyboardInterrupt as error:
         frames = user_frames(error.__traceback__)
         raise LoadError(
@@ -187,26 +193,36 @@ def _run_file(file: Path, roots: Sequence[Path], settings: Mapping[str, Any]) ->
         ) from error
     except BaseException as error:  # whatever user code raises at import, SystemExit included, is theirs to read
         raise LoadError.of(explain(error, file, flat(settings.get("requirements", ())))) from error
-    return module
+    return module, ""
 
 
 # --- finding the class ------------------------------------------------------------------------------------------------
 
 
-def _find_app(module: ModuleType, file: Path, symbol: str | None) -> tuple[str, type]:
+def _find_app(module: ModuleType, file: Path, symbol: str | None, called: str) -> tuple[str, type]:
     """The class that ``symbol`` names, else the only one; a served function stands for the app that serves it."""
     found = {name: app for name, value in vars(module).items() if (app := _as_app(value)) is not None}
     own = {name: app for name, app in found.items() if app.__module__ == module.__name__}
     listing = f"apps in {file.name}: {', '.join(own or found)}." if found else f"{file.name} holds no fal.App."
     if symbol is None:
         if not own:
-            raise LoadError(f"There is no app in {file.name}.", why=listing, next_step=_write_an_app("MyApp"))
+            raise LoadError(
+                f"There is no app in {file.name}.",
+                why=listing,
+                next_step=_call_it(module) or _write_an_app("MyApp"),
+            )
         return _only(own, file)
     if symbol in found:
         return symbol, found[symbol]
     what = f"{file.name} has no class {symbol!r}."
     if hasattr(module, symbol):
         what = f"{symbol!r} in {file.name} is not a fal.App but {_kind(getattr(module, symbol))}."
+    if called and not hasattr(module, symbol):
+        raise LoadError(
+            what,
+            why=f"the file is read up to the call of {called}() at its top level.",
+            next_step='put that call under `if __name__ == "__main__":`.',
+        )
     near = closest(symbol, found)
     step = f"did you mean {file.name}::{near}?" if near else "name one of those." if found else _write_an_app(symbol)
     raise LoadError(what, why=listing, next_step=step)
@@ -218,7 +234,7 @@ def _as_app(value: Any) -> type | None:
     if isinstance(value, type):
         return value if issubclass(value, App) and value is not App else None
     functions = sys.modules.get("fal._functions")
-    if functions is None or not isinstance(value, functions.IsolatedFunction) or not value.serve:
+    if functions is None or not isinstance(value, functions.IsolatedFunction) or not value.is_app:
         return None
     try:
         app: type = value.as_app()
@@ -253,8 +269,16 @@ def _kind(value: Any) -> str:
     if isinstance(value, type):
         return "a class that does not extend fal.App"
     if type(value).__name__ == "IsolatedFunction":
-        return "a function without serve=True"
+        return "a function without serve=True, which is run by calling it"
     return "a function" if callable(value) else f"a {type(value).__name__}"
+
+
+def _call_it(module: ModuleType) -> str:
+    """What to do with functions that have no address; nothing where there are none."""
+    plain = [name for name, value in vars(module).items() if type(value).__name__ == "IsolatedFunction"]
+    if not plain:
+        return ""
+    return f"run the script that calls {plain[0]}(), or write serve=True into its @fal.function to give it an address."
 
 
 def _write_an_app(name: str) -> str:
@@ -279,20 +303,20 @@ def _settings(cls: Any, from_project: Mapping[str, Any], machine_type: str | Non
     except (ValueError, TypeError) as error:
         raise LoadError(str(error)) from error
     for line in flat(settings.environment["requirements"]):
-        _check_requirement(cls, line)
+        check_requirement(cls.__name__, line)
     return settings
 
 
-def _check_requirement(cls: type, line: str) -> None:
+def check_requirement(owner: str, line: str) -> None:
     text = line.strip()
     if _local_requirements.is_path(text):
         return
     local = text.startswith(("file:", "-e", "--editable", "-r", "--requirement", "-c", "--constraint"))
     if local or not text:
         raise LoadError(
-            f"{cls.__name__}: requirements holds {line!r}, which names a file of this machine."
+            f"{owner}: requirements holds {line!r}, which names a file of this machine."
             if text
-            else f"{cls.__name__}: requirements holds an empty line.",
+            else f"{owner}: requirements holds an empty line.",
             why="environments are built where those files are not." if text else "",
             next_step='list packages by name and local projects by path, as in "." or "../shop[extra]"; modules travel '
             "by being imported, or with local_python_modules = [...]; pins of other packages belong into "
@@ -302,14 +326,14 @@ def _check_requirement(cls: type, line: str) -> None:
         )
 
 
-def _send_along(settings: AppSettings, file: Path) -> tuple[AppSettings, dict[str, Path]]:
+def send_along(settings: AppSettings, file: Path) -> tuple[AppSettings, dict[str, Path]]:
     """Requirements that are paths, under the names that they have once they were sent."""
     base = (file.parent / Path(settings.requirements_context_dir or ".").expanduser()).resolve()
     layers, archives = _local_requirements.pack(settings.environment["requirements"], base)
     return replace(settings, environment={**settings.environment, "requirements": layers}), archives
 
 
-def _bundle(file: Path, settings: AppSettings, roots: Sequence[Path]) -> Bundle:
+def bundle_of(file: Path, settings: AppSettings, roots: Sequence[Path]) -> Bundle:
     context = settings.app_files_context_dir
     return collect(
         file,
@@ -321,7 +345,7 @@ def _bundle(file: Path, settings: AppSettings, roots: Sequence[Path]) -> Bundle:
     )
 
 
-def _smoke_imports(bundle: Bundle, settings: AppSettings) -> tuple[str, ...]:
+def smoke_imports(bundle: Bundle, settings: AppSettings) -> tuple[str, ...]:
     lines = flat(settings.environment["requirements"])
     listed = (name for name in bundle.perhaps if names_requirement(re.split("[.:]", name)[0], lines))
     return tuple(sorted({*bundle.third_party, *listed}))

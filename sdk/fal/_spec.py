@@ -94,6 +94,9 @@ class AppSpec:
             0 takes whole GPUs.
         recycle_after_requests, recycle_after_seconds, recycle_above_mb: a worker that has served so many requests or so
             long, or whose processes take so many MiB of RAM, is replaced by a fresh one; 0: never.
+        for_calls: ``class_name`` is a function, and requests are calls of it from its user's own machine.
+        setup_function: with ``for_calls``, the function of the file whose value it gets first; empty: as the file says.
+        exposed_port: ``class_name`` is a function that starts a web server on this port, which is the app; 0: none.
     """
 
     name: str
@@ -116,6 +119,9 @@ class AppSpec:
     retry_config: dict[str, int] = field(default_factory=dict)
     secrets: tuple[str, ...] | None = None
     env: str = "main"
+    for_calls: bool = False
+    setup_function: str = ""
+    exposed_port: int = 0
     endpoints: tuple[EndpointSpec, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
 

@@ -54,6 +54,8 @@ class App:
     machine_type: ClassVar[str | list[str]] = "S"
     requirements: ClassVar[list[str] | list[list[str]]] = []
     version: ClassVar[str] = "unknown"
+    #: of a function that starts a web server; see ``fal._function_apps``
+    _web_server_port: ClassVar[int] = 0
 
     def __init_subclass__(cls, name: str | None = None, **settings: Any) -> None:
         super().__init_subclass__()
@@ -178,6 +180,7 @@ def app_spec_settings(cls: type[App]) -> AppSettings:
         "name": cls.app_name,
         "class_name": cls.__qualname__,
         "endpoints": endpoint_specs(cls),
+        "exposed_port": cls._web_server_port,
         **settings.spec,
     }
     return replace(settings, spec=spec)

@@ -105,6 +105,58 @@ def test_a_served_function_is_an_app(tmp_path: Path) -> None:
     assert (spec.class_name, spec.name, [e.path for e in spec.endpoints]) == ("double", "double", ["/"])
 
 
+CALLED_AT_THE_TOP = """
+    import fal
+
+    @fal.function(serve=True)
+    def early(): ...
+
+    print(early())
+    raise AssertionError("a script's own lines are not for the one who reads it")
+
+    @fal.function(serve=True)
+    def late(): ...
+"""
+
+
+def test_a_script_is_read_up_to_its_first_call(tmp_path: Path) -> None:
+    """To call the function would deploy it in the middle of being read for a deploy."""
+    write(tmp_path, "script.py", CALLED_AT_THE_TOP)
+    assert load("script.py", cwd=tmp_path).spec.class_name == "early"
+    with pytest.raises(LoadError) as refused:
+        load("script.py::late", cwd=tmp_path)
+    assert "read up to the call of early() at its top level" in str(refused.value)
+    assert "under `if __name__" in str(refused.value)
+
+
+def test_a_function_without_an_address_is_to_be_called(tmp_path: Path) -> None:
+    write(tmp_path, "plain.py", "import fal\n\n@fal.function()\ndef plain(): ...\n")
+    with pytest.raises(LoadError, match=r"run the script that calls plain\(\), or write serve=True"):
+        load("plain.py", cwd=tmp_path)
+    with pytest.raises(LoadError, match="a function without serve=True"):
+        load("plain.py::plain", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("exposed_port=0", "exposed_port is 0; write the number of a port"),
+        ("exposed_port=True", "exposed_port is True; write the number of a port"),
+        ("exposed_port=8000, serve=True", "serve=True and exposed_port=8000 exclude each other"),
+    ],
+)
+def test_a_port_that_cannot_be_meant(tmp_path: Path, options: str, why: str) -> None:
+    write(tmp_path, "shop.py", f"import fal\n\n@fal.function({options})\ndef shop(): ...\n")
+    with pytest.raises(LoadError, match=why):
+        load("shop.py::shop", cwd=tmp_path)
+
+
+def test_a_function_with_a_web_server_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, "shop.py", "import fal\n\n@fal.function(exposed_port=8000)\ndef shop(): ...\n")
+    spec = load("shop.py", cwd=tmp_path).spec
+    assert (spec.exposed_port, spec.machine_types, spec.scaling.keep_alive) == (8000, ("XS",), 10)
+
+
 PYPROJECT = """
     [tool.fal.apps.shop]
     ref = "src/shop.py::Hello"

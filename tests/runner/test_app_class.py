@@ -11,6 +11,7 @@ from fal._endpoints import collect
 from fal._settings import APP_FILES_IGNORE, app_name_of
 from fal._spec import AppSpec, EndpointSpec, EnvironmentSpec, ScalingSpec
 from fal.app import app_spec_settings
+from fal.exceptions import FalServerlessError
 
 
 def _app(**body: Any) -> type[fal.App]:
@@ -254,10 +255,14 @@ def test_functions() -> None:
     assert settings.spec["machine_types"] == ("XS",)
     assert settings.spec["scaling"].keep_alive == 3
     assert app_spec_settings(my_function.on(keep_alive=9).as_app()).spec["scaling"].keep_alive == 9
-    with pytest.raises(NotImplementedError, match="run_local"):
+    with pytest.raises(FalServerlessError, match="defined inside another function"):
         my_function(1)
+    with pytest.raises(TypeError, match=r"my_function\(\): missing a required argument: 'n'"):
+        my_function()
     with pytest.raises(ValueError, match="did you mean 'keep_alive'"):
         fal.function(keep_aliv=1)
+    with pytest.raises(TypeError, match=r"write @fal.function\(\)"):
+        fal.function(my_function.raw_func)  # type: ignore[arg-type]
 
     @fal.function()
     def unserved() -> None: ...

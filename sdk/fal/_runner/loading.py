@@ -14,7 +14,7 @@ import sys
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
-from fal._functions import IsolatedFunction
+from fal._functions import CalledWhileRead, IsolatedFunction, reading
 from fal._runner.errors import LoadError
 from fal.app import App
 
@@ -30,8 +30,11 @@ def prepare_path(bundle_dir: str, entry_file: str) -> None:
     sys.argv = [entry_file]
 
 
-def load_module(bundle_dir: str, entry_file: str) -> ModuleType:
+def load_module(bundle_dir: str, entry_file: str) -> tuple[ModuleType, str]:
     """Import the app's file; whatever it raises passes through.
+
+    Returns:
+        The module, and the function whose call at its top level ended the reading; empty when it was read whole.
 
     Raises:
         LoadError: the file is not in the bundle.
@@ -48,15 +51,21 @@ def load_module(bundle_dir: str, entry_file: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with reading():
+            spec.loader.exec_module(module)
+    except CalledWhileRead as call:
+        return module, call.name
     except BaseException:
         sys.modules.pop(name, None)
         raise
-    return module
+    return module, ""
 
 
-def find_app(module: ModuleType, class_name: str) -> type[App]:
+def find_app(module: ModuleType, class_name: str, called: str = "") -> type[App]:
     """The class (or served function) called ``class_name``.
+
+    Args:
+        called: the function whose call ended the reading of the file.
 
     Raises:
         LoadError: there is none; names what the file does define.
@@ -68,11 +77,21 @@ def find_app(module: ModuleType, class_name: str) -> type[App]:
         return target
     if isinstance(target, IsolatedFunction):
         return target.as_app()
+    if target is None and called:
+        raise LoadError(unread(module, class_name, called))
     known = [name for name, value in vars(module).items() if _is_app(value, module)]
     close = difflib.get_close_matches(class_name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"it defines {', '.join(known) or 'no fal.App'}"
     what = "is not a fal.App" if target is not None else "is not defined"
     raise LoadError(f"{class_name} {what} in {Path(module.__file__ or '').name}: {hint}")
+
+
+def unread(module: ModuleType, name: str, called: str) -> str:
+    """What to do about a file that was not read up to what is wanted of it."""
+    return (
+        f"{name} is defined in {Path(module.__file__ or '').name} behind a call of {called}() at the top level, where "
+        'reading ends: put that call under `if __name__ == "__main__":`'
+    )
 
 
 def _is_app(value: object, module: ModuleType) -> bool:

@@ -43,10 +43,15 @@ class _Process:
         self.output.install()
         faulthandler.enable(file=2)  # a crash in native code leaves its Python traceback on the raw pipe
         self.channel.watch()
-        self.life = Life(first, self.channel, self.output, self._born)
-        code = self.life.run()
+        self.life = Life(first, self.channel, self.output, self.leave, self._born)
+        return self.life.run()
+
+    def leave(self, code: int) -> None:
+        """End the process; what was said is still heard."""
         self.channel.drain()
-        return code
+        # An ordinary exit would first wait for threads of user code, which may never end.
+        atexit._run_exitfuncs()
+        os._exit(code)
 
 
 def main(arguments: list[str]) -> None:
@@ -62,7 +67,5 @@ def main(arguments: list[str]) -> None:
         start_kind, born = "zygote", time.monotonic()
     if len(arguments) != 2 or arguments[0] != "--fd" or not arguments[1].isdigit():
         raise SystemExit("usage: python -m fal._runner --fd N (started by the platform, not by hand)")
-    code = _Process(int(arguments[1]), start_kind, born).run()
-    # An ordinary exit would first wait for threads of user code, which may never end.
-    atexit._run_exitfuncs()
-    os._exit(code)
+    process = _Process(int(arguments[1]), start_kind, born)
+    process.leave(process.run())

@@ -75,6 +75,7 @@ class Start(Message):
     ``files_dir``: folder in which the runner leaves files for the platform's store (see FileSaved).
     ``cpu_fallback_for``: name of the GPU type that this CPU stands in for, or None.
     ``storage_hosts``: host[:port] values of the platform itself, which downloads may reach though they are private.
+    ``for_calls``, ``setup_function``, ``exposed_port``: as ``AppSpec``.
     ``secrets``: variables for the app's environment. Not part of the process's own: that one others can read.
     """
 
@@ -91,6 +92,9 @@ class Start(Message):
     cpu_fallback_for: str | None = None
     storage_hosts: list[str] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    for_calls: bool = False
+    setup_function: str = ""
+    exposed_port: int = 0
     protocol_version: int = PROTOCOL_VERSION
 
 
@@ -198,7 +202,7 @@ class Learned(Message):
 
 @dataclass(slots=True)
 class StartFailed(Message):
-    """Import or setup failed; the runner exits with code 3 after this. ``stage`` is ``import`` or ``setup``."""
+    """The start failed; the runner exits with code 3 after this. ``stage``: ``import``, ``setup`` or ``web server``."""
 
     tag: ClassVar[str] = "start_failed"
     stage: str

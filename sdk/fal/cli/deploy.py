@@ -55,7 +55,8 @@ def command(
     """Give an app a stable URL. Running requests finish on the old revision, new ones go to the new one.
 
     \b
-    REF is a file (app.py), a class in it (app.py::MyApp), or a name of [tool.fal.apps] in pyproject.toml.
+    REF is a file (app.py), a class or served function in it (app.py::MyApp), or a name of [tool.fal.apps] in
+    pyproject.toml.
     """
     from fal._loading import load
     from fal._server import ControlApi

@@ -28,6 +28,12 @@ def serve(ref: str, app_name: str | None, port: int, screen: Screen) -> None:
         Problem: it does not load, its packages are not here, its ``setup()`` failed, or the port is taken.
     """
     loaded = _load(ref, app_name, screen)
+    if loaded.spec.exposed_port:
+        name = loaded.spec.class_name
+        raise Problem(
+            f"{name}() starts its own web server, which needs no --local.",
+            next_step=f"call {name}.run_local() in Python, or leave --local out.",
+        )
     from fal._local import LocalApp, LocalServer, SetupFailed
 
     _note_differences(loaded, screen)

@@ -1,6 +1,7 @@
 """``fal run``: an app with a public URL for as long as the command runs.
 
-Owns the order of things and the clean end. Leaves reading the app to ``fal._loading``, the server to ``fal._platform``.
+Owns the order of things and the clean end. Leaves reading the app to ``fal._loading``, the server and
+the session to ``fal._ephemeral``.
 """
 
 from __future__ import annotations
@@ -8,21 +9,22 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from fal._spec import Auth
 from fal.cli.options import env_option, ignored_options
 
+if TYPE_CHECKING:
+    from fal._ephemeral import Platform
+
 #: Given the app, its delivery and the screen: what goes on beside the run.
 Reloading = Callable[[Any, Any, Any], contextlib.AbstractContextManager[Any]]
-#: Tries to get a broken session back; a gateway that restarts is back within seconds.
-_RECONNECTS = 6
 
 
 @click.command("run")
@@ -58,9 +60,11 @@ def command(
     """Try an app: builds its environment, prints a URL, shows its log, and removes it on Ctrl-C.
 
     \b
-    REF is a file (app.py), a class in it (app.py::MyApp), or a name of [tool.fal.apps] in pyproject.toml.
+    REF is a file (app.py), a class or served function in it (app.py::MyApp), or a name of [tool.fal.apps] in
+    pyproject.toml.
     Without a configured server a platform is started for the time of the run.
     """
+    from fal._ephemeral import platform_for
     from fal._loading import load
     from fal._platform import guess_check
     from fal.cli.console import Screen
@@ -81,7 +85,14 @@ def command(
         raise
     screen = Screen()
     note_lost_digits(screen, loaded)
-    with _server(loaded, cpu_fallback, screen, check) as platform:
+    spec = loaded.spec
+    with platform_for(
+        spec.machine_types,
+        lambda: spec.termination_grace_period_seconds,
+        screen,
+        cpu_fallback=cpu_fallback,
+        check=check,
+    ) as platform:
         if auth is None:
             screen.warning(
                 "this app is public unless --auth says otherwise; the class's own auth counts for `fal deploy`."
@@ -128,65 +139,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-class _Platform:
-    """The server of one run, and whether it was started for it."""
-
-    def __init__(self, api: Any, embedded: Any = None) -> None:
-        self.api = api
-        self.embedded = embedded
-
-    def last_words(self) -> list[str]:
-        return list(self.embedded.last_lines()) if self.embedded is not None else []
-
-
-@contextlib.contextmanager
-def _server(loaded: Any, cpu_fallback: bool, screen: Any, check: Any) -> Iterator[_Platform]:
-    """The configured server, else the one running here, else one started now and seen off afterwards."""
-    from fal import _platform
-
-    target = _platform.configured_server()
-    if target is not None:
-        from fal._server import ControlApi
-
-        if cpu_fallback:
-            screen.note("--cpu-fallback is the operator's choice on a running platform: `keepwarm up --cpu-fallback`.")
-        yield _Platform(ControlApi(target))
-        return
-    from fal._embedded import EmbeddedPlatform, RunLock
-
-    lock = RunLock(_platform.data_dir())
-    embedded: EmbeddedPlatform | None = None
-    try:
-        lock.acquire(lambda: screen.line("Waiting for the previous platform to be gone...", "dim"))
-        with lock.starting():
-            target = _platform.running_platform()
-            if target is None:
-                if not cpu_fallback:
-                    _platform.check_machine(loaded.spec.machine_types, check)
-                screen.line("Starting a platform for this run...", "dim")
-                embedded = EmbeddedPlatform(cpu_fallback=cpu_fallback)
-                target = embedded.run()
-            elif cpu_fallback:
-                screen.note("a platform runs already, and --cpu-fallback is its operator's choice.")
-        from fal._server import ControlApi
-
-        yield _Platform(ControlApi(target), embedded)
-    finally:
-        lock.release()
-        if embedded is not None and (left := embedded.wait_gone(lock, partial(_say_waiting, loaded, screen))):
-            screen.note(left)
-
-
-def _say_waiting(loaded: Any, screen: Any) -> None:
-    grace = loaded.spec.termination_grace_period_seconds
-    screen.line(
-        f"Waiting for the platform to stop: a request that still runs has {grace:g} s to finish. Ctrl-C leaves it to "
-        "itself.",
-        "dim",
-    )
-
-
-def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool, reloading: Reloading) -> None:
+def _run(platform: Platform, loaded: Any, screen: Any, no_cache: bool, reloading: Reloading) -> None:
     from fal.cli.building import Delivery
     from fal.cli.watching import RunnerWatch
 
@@ -204,7 +157,10 @@ def _run(platform: _Platform, loaded: Any, screen: Any, no_cache: bool, reloadin
             raise
     finally:
         if delivery.app is not None:
-            _remove(platform, delivery.app, screen)
+            if left := platform.remove(delivery.app):
+                screen.note(left)
+            else:
+                screen.line(f"Removed {delivery.app}", "dim")
 
 
 def _show(built: Any, loaded: Any, screen: Any) -> None:
@@ -221,50 +177,11 @@ def _show(built: Any, loaded: Any, screen: Any) -> None:
     screen.line("Running; Ctrl-C removes the app. Its log:", "dim")
 
 
-def _follow(platform: _Platform, app: str, screen: Any) -> None:
-    """Show the app's log until the user interrupts; the open connection is what keeps the app alive.
+def _follow(platform: Platform, app: str, screen: Any) -> None:
+    """Show the app's log until the user interrupts.
 
     Raises:
         Problem: the app or its platform went away.
     """
-    from fal._problem import Problem
-    from fal._server import StreamBroken
-
-    path, last, failures = platform.api.app_path(app, "/session"), "0", 0
-    while failures < _RECONNECTS and not (platform.embedded is not None and platform.embedded.ended):
-        begun = time.monotonic()
-        try:
-            for event in platform.api.events(path, params={"after": last}):
-                if event.get("type") == "log":
-                    last = str(event.get("id", last))
-                    screen.log(event)
-        except StreamBroken:
-            pass
-        except Problem as problem:
-            if problem.status in (401, 403, 404, 409):
-                raise _gone(platform, app) from problem
-        # A session that held for a while was a good one: its end starts the count anew.
-        failures = 1 if time.monotonic() - begun > 10 else failures + 1
-        time.sleep(min(0.1 * 2**failures, 3.0))
-    raise _gone(platform, app)
-
-
-def _gone(platform: _Platform, app: str) -> Any:
-    from fal import _platform
-    from fal._problem import Problem
-
-    url = platform.api.target.url
-    if _platform.answers(url):
-        return Problem(f"{app} is gone: it was deleted on the server, or the connection was lost for too long.")
-    return Problem(f"The platform at {url} has stopped.", detail=platform.last_words())
-
-
-def _remove(platform: _Platform, app: str, screen: Any) -> None:
-    from fal._problem import Problem
-
-    try:
-        platform.api.request("DELETE", platform.api.app_path(app), allow=(404,), timeout=10.0)
-        screen.line(f"Removed {app}", "dim")
-    except Problem as problem:
-        # The server removes it as well once the session has been silent for some seconds.
-        screen.note(f"{app} could not be removed now: {problem.what}")
+    for event in platform.log_while_it_lasts(app):
+        screen.log(event)
