@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from fal._spec import Auth
-from fal.cli.options import control_api, env_of_option, items_of, json_option, strategy_option
+from fal.cli.options import control_api, env_of_option, json_option, strategy_option
 from fal.cli.runners import show_runners, state_option
 
 
@@ -32,13 +32,10 @@ def command() -> None:
 @json_option
 def list_apps(part: str | None, everything: bool, sort_by_runners: bool, env: str | None, as_json: bool) -> None:
     """List apps."""
-    from fal._limits import env_of
+    from fal._nouns import Apps
     from fal.cli.console import Screen, print_json
 
-    apps = items_of(control_api().json("GET", "/api/v1/apps"))
-    apps = [app for app in apps if (everything or not app.get("ephemeral")) and (part or "") in str(app.get("app"))]
-    if env is not None:
-        apps = [app for app in apps if env_of(str(app.get("app"))) == env]
+    apps = Apps(control_api()).list(env=env, part=part or "", ephemeral=everything)
     if sort_by_runners:
         apps.sort(key=lambda app: -len(app.get("workers") or ()))
     if as_json:
@@ -77,10 +74,10 @@ def _runner_count(app: dict[str, Any]) -> Any:
 @json_option
 def show(app: str, as_json: bool) -> None:
     """Show one app: why its requests wait, what its URL points at, its scaling settings."""
+    from fal._nouns import Apps
     from fal.cli.console import Screen, print_json, when
 
-    api = control_api()
-    content = api.json("GET", api.app_path(app))
+    content = Apps(control_api()).get(app)
     if as_json:
         print_json(content)
         return
@@ -117,7 +114,7 @@ def list_revisions(app: str, as_json: bool) -> None:
     from fal.cli.console import Screen, print_json, when
 
     api = control_api()
-    revisions = items_of(api.json("GET", api.app_path(app, "/revisions")))
+    revisions = api.items(api.app_path(app, "/revisions"))
     if as_json:
         print_json(revisions)
         return
@@ -215,7 +212,7 @@ def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -
 
     Those that say "until the next deploy" belong to the code: they make a revision, from which you may roll back.
     """
-    from fal._problem import Problem
+    from fal._nouns import Apps
     from fal.cli.console import Screen, print_json
 
     changes = {key: value for key, value in settings.items() if value is not None}
@@ -223,10 +220,8 @@ def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -
         changes["request_start_timeout"] = None
     if machine_types is not None:
         changes["machine_types"] = [name.strip() for name in machine_types.split(",") if name.strip()]
-    if not changes:
-        raise Problem("Nothing to change.", next_step="name a setting, as in `fal apps scale my-app --keep-alive 300`.")
     api = control_api()
-    answer = api.json("PATCH", api.app_path(app, "/scaling"), json=changes)
+    answer = Apps(api).scale(app, changes)
     if as_json:
         print_json(answer)
         return
@@ -245,10 +240,11 @@ def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -
 @json_option
 def rollout(app: str, strategy: str, force: bool, as_json: bool) -> None:
     """Replace all runners of APP, so that they see changed secrets or files."""
+    from fal._nouns import Apps
     from fal.cli.console import Screen, print_json
 
     api = control_api()
-    answer = api.json("POST", api.app_path(app, "/rollout"), json={"strategy": strategy, "force": force})
+    answer = Apps(api).rollout(app, strategy=strategy, force=force)
     if as_json:
         print_json(answer)
         return
@@ -268,3 +264,18 @@ def rollout(app: str, strategy: str, force: bool, as_json: bool) -> None:
 def runners(app: str, state: str | None, as_json: bool) -> None:
     """List an app's runners."""
     show_runners(app, as_json, state)
+
+
+@command.command("gpus")
+@click.argument("app")
+@json_option
+def gpus(app: str, as_json: bool) -> None:
+    """Count the GPUs that the runners of APP hold, by machine type."""
+    from fal._nouns import Apps
+    from fal.cli.console import Screen, print_json
+
+    held = Apps(control_api()).gpus(app)
+    if as_json:
+        print_json({"total": sum(held.values()), "gpus": held})
+        return
+    Screen().table(["Machine", "GPUs"], list(held.items()), empty="Its runners hold no GPU.")

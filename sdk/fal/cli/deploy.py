@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 
 from fal._spec import Auth
-from fal.cli.options import env_option, ignored_options, items_of, json_option
+from fal.cli.options import env_option, ignored_options, json_option
 
 
 @click.command("deploy")
@@ -101,7 +101,7 @@ def _look_before(api: Any, loaded: Any, screen: Any) -> dict[str, Any] | None:
     known = _existing(api, name)
     if known is not None:
         _warn_of_replacing(known, loaded, screen)
-    elif not items_of(api.json("GET", api.app_path(name, "/revisions"))):  # else an earlier deploy did not get through
+    elif not api.items(api.app_path(name, "/revisions")):  # else an earlier deploy did not get through
         screen.line(f"First deploy of {name}. Tip: `fal run` tries an app without giving it a name.", "dim")
     return known
 

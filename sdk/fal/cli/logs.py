@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from fal.cli.options import control_api, items_of, json_option
+from fal.cli.options import control_api, json_option
 
 MOST_LINES = 5000
 
@@ -117,7 +117,7 @@ def show_logs(
     screen = Screen()
     show = print_json if as_json else screen.log
     path = api.app_path(app, "/logs")
-    entries = items_of(api.json("GET", path, params={"limit": MOST_LINES if wanted.sifts else limit, **wanted.of_whom}))
+    entries = api.items(path, params={"limit": MOST_LINES if wanted.sifts else limit, **wanted.of_whom})
     last = str(entries[-1].get("id", "0")) if entries else "0"
     for entry in [entry for entry in entries if wanted.has(entry)][-limit:]:
         show(entry)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import sys
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -21,7 +20,7 @@ from fal.cli.logs import (
     since_option,
     until_option,
 )
-from fal.cli.options import control_api, items_of, json_option
+from fal.cli.options import control_api, json_option
 
 
 @click.group("runners")
@@ -44,11 +43,11 @@ def list_runners(app: str | None, state: str | None, as_json: bool) -> None:
 
 def show_runners(app: str | None, as_json: bool, state: str | None = None) -> None:
     """Print the runners of one app, or of every app when ``app`` is None; only those in ``state`` if it is given."""
+    from fal._nouns import Apps, Runners
     from fal.cli.console import Screen, print_json, when
 
     api = control_api()
-    names = [app] if app else [str(item["app"]) for item in items_of(api.json("GET", "/api/v1/apps"))]
-    workers = [item for name in names for item in items_of(api.json("GET", api.app_path(name, "/workers")))]
+    workers = Apps(api).runners(app) if app else Runners(api).list()
     if state is not None:
         workers = [item for item in workers if str(item.get("state")).lower() == state.lower()]
     if as_json:
@@ -97,24 +96,27 @@ def _start(worker: dict[str, Any]) -> str:
 @json_option
 def logs(runner: str, app: str | None, follow: bool, limit: int, as_json: bool, **window: Any) -> None:
     """Show what one RUNNER (an id from `fal runners list`) logged."""
+    from fal._nouns import Runners
+
     api = control_api()
     wanted = Wanted(worker_id=runner, **window)
-    show_logs(api, app or _app_of(api, runner), wanted, follow=follow, limit=limit, as_json=as_json)
+    show_logs(api, app or Runners(api).app_of(runner), wanted, follow=follow, limit=limit, as_json=as_json)
 
 
 @command.command("gpus")
 @json_option
 def gpus(as_json: bool) -> None:
     """Count the GPUs that your runners hold, by machine type."""
+    from fal._nouns import Runners
     from fal.cli.console import Screen, print_json
 
-    answer = control_api().json("GET", "/rest/applications/metrics")
+    metrics = Runners(control_api()).metrics()
     if as_json:
-        print_json(answer)
+        print_json(metrics)
         return
     rows = [
         (app, name, count)
-        for app, held in sorted(answer["apps"].items())
+        for app, held in sorted(metrics["apps"].items())
         for name, count in sorted(held["gpu_count_by_type"].items())
         if count
     ]
@@ -153,11 +155,12 @@ def execute(runner: str, arguments: tuple[str, ...], app: str | None) -> None:
 
     Its output comes here, and its exit status is this command's. It gets no input, and ends with Ctrl-C.
     """
+    from fal._nouns import Runners
     from fal._problem import Problem
     from fal._server import StreamBroken
 
     api = control_api()
-    path = api.app_path(app or _app_of(api, runner), f"/workers/{quote(runner, safe='')}/exec")
+    path = Runners(api).path(runner, "/exec", app)
     streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     words = arguments[1:] if arguments[0] == "--" else arguments
     try:
@@ -173,26 +176,12 @@ def execute(runner: str, arguments: tuple[str, ...], app: str | None) -> None:
 
 
 def _stop(runner: str, app: str | None, how: str, as_json: bool) -> None:
+    from fal._nouns import Runners
     from fal.cli.console import Screen, print_json
 
-    api = control_api()
-    path = api.app_path(app or _app_of(api, runner), f"/workers/{quote(runner, safe='')}/stop")
-    answer = api.json("POST", path, json={"how": how})
+    answer = Runners(control_api()).stop(runner, how, app=app)
     if as_json:
         print_json(answer)
         return
     said = {"kill": "is killed", "drain": "finishes what it has and leaves", "replace": "leaves once it is replaced"}
     Screen().tick(f"Runner {runner} {said[how]}")
-
-
-def _app_of(api: Any, runner: str) -> str:
-    from fal._problem import Problem
-
-    for item in items_of(api.json("GET", "/api/v1/apps")):
-        name = str(item["app"])
-        if any(w.get("worker_id") == runner for w in items_of(api.json("GET", api.app_path(name, "/workers")))):
-            return name
-    raise Problem(
-        f"No app has a runner {runner!r} now.",
-        next_step="for one that is gone, name its app: `fal runners logs RUNNER --app APP`.",
-    )

@@ -77,3 +77,36 @@ class UnauthenticatedException(FalServerlessException):
     def __init__(self, message: str = "You are not authenticated. Set FAL_KEY to a key of this platform.") -> None:
         super().__init__(message)
         self.message = message
+
+
+class FalServerlessError(FalServerlessException):
+    """A function could not be run on the platform, or its call was cut off.
+
+    Args:
+        status_code: HTTP status of the platform's answer; 0 where there was none.
+    """
+
+    def __init__(self, message: str, status_code: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status_code = status_code
+
+
+class FalMissingDependencyError(FalServerlessError):
+    """A value needs a package that this Python does not have."""
+
+
+class FalSerializationError(FalServerlessException, TypeError):
+    """A value cannot travel between a caller and a function."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class UserFunctionException(FalServerlessException):
+    """A function raised an exception whose class is not there on the caller's side; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
