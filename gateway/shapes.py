@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
-from fal._spec import AppSpec, Auth, BundleFile, ScalingSpec
+from fal._spec import AppSpec, Auth, BundleFile, KeyScope, ScalingSpec
 from typing_extensions import TypedDict
 
 from scheduler.store.records import Priority, RevisionState, WorkerState
@@ -456,6 +456,7 @@ class WhoAmI(TypedDict):
 
     owner: str
     key_id: str
+    scope: str
 
 
 class Key(TypedDict):
@@ -466,6 +467,7 @@ class Key(TypedDict):
     name: str
     created_at: str
     revoked: bool
+    scope: str
 
 
 class NewKey(Key):
@@ -475,10 +477,11 @@ class NewKey(Key):
     key: str
 
 
-class KeyName(TypedDict):
-    """What the key is for, in a line of at most 100 characters."""
+class KeyWanted(TypedDict):
+    """What the key is for, in a line of at most 100 characters, and what it is good for: ``FULL`` unless said."""
 
     name: NotRequired[str]
+    scope: NotRequired[KeyScope]
 
 
 #: A document whose shape is not the platform's, such as an app's own OpenAPI.

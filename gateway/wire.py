@@ -343,6 +343,7 @@ def key(record: ApiKeyRecord) -> shapes.Key:
         "name": record.name,
         "created_at": _iso_ms(record.created_at_ms),
         "revoked": record.revoked,
+        "scope": record.scope,
     }
 
 

@@ -332,7 +332,7 @@ def builds() -> str:
 
 
 def api_key(key_id: str) -> str:
-    """An API key: owner, name, digest of the secret.
+    """An API key: owner, name, scope, digest of the secret.
 
     Hash; TTL: none, because a key is valid until it is revoked; api keys.
     """

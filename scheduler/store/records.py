@@ -376,13 +376,14 @@ class SecretRecord:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
-    """An API key without its secret."""
+    """An API key without its secret. ``scope`` may be one that a later version has made."""
 
     key_id: str
     owner: str
     name: str
     created_at_ms: int
     revoked: bool = False
+    scope: str = "FULL"
 
 
 @dataclass(frozen=True, slots=True)

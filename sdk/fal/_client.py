@@ -206,9 +206,17 @@ class KeysNamespace(_Namespace):
 
         return Keys(self._api)
 
-    def create(self, *, description: str | None = None) -> tuple[str, str]:
-        """A new key: its id and its secret, which is told this once."""
-        made = self._keys.create(description or "")
+    def create(
+        self, *, scope: str | None = None, preset: str | None = None, description: str | None = None
+    ) -> tuple[str, str]:
+        """A new key: its id and its secret, which is told this once.
+
+        Args:
+            scope: FULL (unless said), API, DEPLOY or READONLY; fal's ``admin`` is FULL. ``preset`` says the same.
+        """
+        from fal._nouns import key_scope
+
+        made = self._keys.create(description or "", key_scope(str(preset or scope or "FULL")))
         return str(made["key_id"]), str(made["secret"])
 
     def list(self) -> builtins.list[KeyInfo]:

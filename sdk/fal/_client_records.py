@@ -82,11 +82,18 @@ class KeyInfo:
     alias: str
     created_at: datetime
     revoked: bool
+    scope: str
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> KeyInfo:
         """From a key of the control API."""
-        return cls(str(item["key_id"]), str(item["name"]), moment(item["created_at"]), bool(item["revoked"]))
+        return cls(
+            key_id=str(item["key_id"]),
+            alias=str(item["name"]),
+            created_at=moment(item["created_at"]),
+            revoked=bool(item["revoked"]),
+            scope=str(item["scope"]),
+        )
 
 
 @dataclass(frozen=True)

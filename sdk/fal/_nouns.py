@@ -7,15 +7,39 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import quote
 
 from fal._limits import env_of
 from fal._problem import Problem
 from fal._server import ControlApi
+from fal._spec import KeyScope
 
 Json = dict[str, Any]
 MAIN = "main"
+#: What fal calls some scopes, and what they come to here.
+_SCOPES: dict[str, KeyScope] = {"ADMIN": "FULL", "SERVERLESS": "DEPLOY"}
+
+
+def key_scope(given: str) -> KeyScope:
+    """A key's scope, by our word or fal's, in any case.
+
+    Raises:
+        Problem: it is none, or there is nothing here that it could be for.
+    """
+    word = given.upper()
+    if word in get_args(KeyScope):
+        return cast("KeyScope", word)
+    if word in _SCOPES:
+        return _SCOPES[word]
+    known = ", ".join(get_args(KeyScope))
+    if word in ("BILLING", "COMPUTE", "AGENT"):
+        raise Problem(
+            f"There are no keys of the scope {word} here.",
+            why="nobody is billed, and machines and agents of fal's cloud are not rented.",
+            next_step=f"choose one of {known}.",
+        )
+    raise Problem(f"{given!r} is not a scope of keys.", next_step=f"choose one of {known}.")
 
 
 class Apps:
@@ -122,9 +146,9 @@ class Keys:
         """Without their secrets."""
         return self._api.items("/api/v1/keys")
 
-    def create(self, name: str = "") -> Json:
+    def create(self, name: str = "", scope: KeyScope = "FULL") -> Json:
         """A new key; ``key`` of the answer is what ``FAL_KEY`` takes, shown this once."""
-        answer: Json = self._api.json("POST", "/api/v1/keys", json={"name": name})
+        answer: Json = self._api.json("POST", "/api/v1/keys", json={"name": name, "scope": scope})
         return answer | {"key": answer.get("key") or f"{answer.get('key_id')}:{answer.get('secret')}"}
 
     def revoke(self, key: str) -> str:

@@ -152,7 +152,13 @@ def test_queue(fal: Fal) -> None:
 def test_keys(fal: Fal, control: ControlServer) -> None:
     assert "FAL_KEY='k2:s2'" in fal("keys", "create", "--name", "ci").stdout
     assert json.loads(fal("keys", "create", "--json").stdout)["key"] == "k2:s2"
-    assert "revoked" in fal("keys", "list").stdout
+    for given, made in (("api", "API"), ("ADMIN", "FULL"), ("serverless", "DEPLOY")):
+        assert json.loads(fal("keys", "create", "--json", "--scope", given).stdout)["scope"] == made
+    for given, says in (("BILLING", "nobody is billed"), ("all", "choose one of FULL, API, DEPLOY, READONLY")):
+        assert says in fal("keys", "create", "--preset", given, code=1).stderr
+    listed = fal("keys", "list").stdout
+    assert "revoked" in listed
+    assert "API" in listed
     fal("keys", "revoke", "k2:s2")
     assert control.changes == [{"path": "/api/v1/keys/k2", "body": None}]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from fal.cli.options import control_api, ignored_options, json_option
+from fal.cli.options import control_api, json_option
 
 
 @click.group("keys")
@@ -17,14 +17,22 @@ def command() -> None:
 
 @command.command("create")
 @click.option("--name", "--desc", "name", default="", help="A note to yourself: who or what the key is for.")
+@click.option(
+    "--scope",
+    "--preset",
+    "scope",
+    default="FULL",
+    show_default=True,
+    metavar="SCOPE",
+    help="FULL; API: call apps; DEPLOY: deploy and look after them; READONLY: look.",
+)
 @json_option
-@ignored_options("--scope")
-def create(name: str, as_json: bool) -> None:
+def create(name: str, scope: str, as_json: bool) -> None:
     """Make a key and print it; it is shown this once."""
-    from fal._nouns import Keys
+    from fal._nouns import Keys, key_scope
     from fal.cli.console import Screen, print_json
 
-    answer = Keys(control_api()).create(name)
+    answer = Keys(control_api()).create(name, key_scope(scope))
     if as_json:
         print_json(answer)
         return
@@ -45,10 +53,11 @@ def list_keys(as_json: bool) -> None:
         print_json(keys)
         return
     Screen().table(
-        ["Key", "Name", "Created", ""],
+        ["Key", "Scope", "Name", "Created", ""],
         [
             (
                 key.get("key_id"),
+                key.get("scope"),
                 key.get("name"),
                 when(key.get("created_at")),
                 "revoked" if key.get("revoked") else "",
