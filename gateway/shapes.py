@@ -126,6 +126,29 @@ class CommandExit(TypedDict):
     code: int
 
 
+class TerminalSize(TypedDict):
+    """The screen of whoever types; ``kind`` is what ``TERM`` says there."""
+
+    rows: int
+    columns: int
+    kind: NotRequired[str]
+
+
+class TypedCommand(Command):
+    """The first message of a terminal's websocket; without ``terminal`` the command reads a pipe."""
+
+    terminal: NotRequired[TerminalSize | None]
+
+
+class Typed(TypedDict):
+    """A later message: bytes in base64, another size of the screen, or that no more bytes will come."""
+
+    type: Literal["input", "size", "end"]
+    data: NotRequired[str]
+    rows: NotRequired[int]
+    columns: NotRequired[int]
+
+
 class Pointed(TypedDict):
     """An app as its alias says. ``revision`` is what serves; none before the first build is done."""
 

@@ -237,11 +237,11 @@ def worker(record: WorkerRecord) -> shapes.Worker:
     }
 
 
-def command_event(kind: str, data: bytes) -> bytes:
+def command_said(kind: str, data: bytes) -> dict[str, Any]:
     """What a command beside a worker said, or how it ended."""
     if kind == "exit":
-        return event({"type": "exit", "code": int(data)})
-    return event({"type": kind, "data": base64.b64encode(data).decode()})
+        return {"type": "exit", "code": int(data)}
+    return {"type": kind, "data": base64.b64encode(data).decode()}
 
 
 def letter(record: DeadLetter) -> shapes.Letter:

@@ -224,6 +224,14 @@ def command_output(app: str, command_id: str) -> str:
     return f"{{{app}}}:command:{command_id}:output"
 
 
+def command_input(app: str, command_id: str) -> str:
+    """What was said to the command and it has not taken yet.
+
+    Stream; TTL: 60 s after the last piece; commands.
+    """
+    return f"{{{app}}}:command:{command_id}:input"
+
+
 def logs(app: str) -> str:
     """The app's log, at most about 10 000 lines.
 

@@ -387,6 +387,24 @@ class ApiKeyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Terminal:
+    """Whoever reads a command's output does it on a screen of this size; ``kind`` is what ``TERM`` says."""
+
+    rows: int = 24
+    columns: int = 80
+    kind: str = "xterm"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What an owner runs beside a worker: without ``takes_input`` its input is empty, with ``terminal`` it is one."""
+
+    arguments: tuple[str, ...]
+    takes_input: bool = False
+    terminal: Terminal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookDelivery:
     """An entry of the outbox: the delivery of one finished request. ``tries`` made so far."""
 

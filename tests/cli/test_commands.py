@@ -141,7 +141,7 @@ def test_every_command_that_answers_can_answer_in_json() -> None:
     }
     # `api` prints the app's own JSON; a run and a command beside a runner pass on what others print.
     settings = {f"profile {verb}" for verb in ("set", "unset", "key", "host", "delete")}
-    assert without == {"api", "run", "runners exec", "completion"} | settings
+    assert without == {"api", "run", "runners exec", "runners shell", "completion"} | settings
 
 
 def test_queue(fal: Fal) -> None:

@@ -142,31 +142,67 @@ def kill(runner: str, app: str | None, as_json: bool) -> None:
     _stop(runner, app, "kill", as_json)
 
 
-@command.command("exec", context_settings={"ignore_unknown_options": True})
+@command.command("exec", context_settings={"allow_interspersed_args": False})
+@click.option("--interactive", "-i", is_flag=True, help="Send this command's input.")
+@click.option("--tty", "-t", is_flag=True, help="With a terminal, for shells and programs such as top; implies -i.")
+@app_option
 @click.argument("runner")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
-@app_option
-def execute(runner: str, arguments: tuple[str, ...], app: str | None) -> None:
+def execute(runner: str, arguments: tuple[str, ...], app: str | None, interactive: bool, tty: bool) -> None:
     """Run COMMAND beside a RUNNER: in its environment and its app's folder, without the app's secrets.
 
     \b
       fal runners exec RUNNER nvidia-smi
-      fal runners exec RUNNER -- sh -c 'du -sh /data/*'
+      fal runners exec RUNNER sh -c 'du -sh /data/*'
+      fal runners exec -it RUNNER python
+      fal runners exec -i RUNNER tar x -C /data < models.tar
 
-    Its output comes here, and its exit status is this command's. It gets no input, and ends with Ctrl-C.
+    Its output comes here, and its exit status is this command's. Without -i it gets no input, and ends with Ctrl-C;
+    with -t Ctrl-C is the COMMAND's. Options stand before RUNNER.
     """
+    words = list(arguments[1:] if arguments[0] == "--" else arguments)
+    if not words or words[0].startswith("-"):
+        from fal._problem import Problem
+
+        raise Problem(
+            f"{' '.join(words) or 'Nothing'} is no command.",
+            next_step="options stand before the runner: `fal runners exec -it RUNNER bash`.",
+        )
+    sys.exit(_execute(runner, words, app, interactive=interactive, tty=tty))
+
+
+@command.command("shell")
+@app_option
+@click.argument("runner")
+def shell(runner: str, app: str | None) -> None:
+    """A shell beside a RUNNER: `fal runners exec -it RUNNER bash`, or sh where there is no bash."""
+    words = ["sh", "-c", "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi"]
+    sys.exit(_execute(runner, words, app, interactive=True, tty=True))
+
+
+def _execute(runner: str, words: list[str], app: str | None, *, interactive: bool, tty: bool) -> int:
+    """The command's exit status, as a shell would tell it."""
     from fal._nouns import Runners
-    from fal._problem import Problem
-    from fal._server import StreamBroken
 
     api = control_api()
     path = Runners(api).path(runner, "/exec", app)
+    if interactive or tty:
+        from fal.cli.terminal import converse
+
+        return converse(api, path, words, terminal=tty)
+    return _listen(api, path, words)
+
+
+def _listen(api: Any, path: str, words: list[str]) -> int:
+    from fal._problem import Problem
+    from fal._server import StreamBroken
+
     streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
-    words = arguments[1:] if arguments[0] == "--" else arguments
     try:
-        for event in api.events(path, method="POST", json={"command": list(words)}):
+        for event in api.events(path, method="POST", json={"command": words}):
             if event.get("type") == "exit":
-                sys.exit(int(event["code"]) if event["code"] >= 0 else 128 - int(event["code"]))
+                code = int(event["code"])
+                return code if code >= 0 else 128 - code
             if stream := streams.get(str(event.get("type"))):
                 stream.write(base64.b64decode(event["data"]))
                 stream.flush()
