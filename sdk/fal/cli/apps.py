@@ -293,13 +293,7 @@ def runners(app: str, state: str | None, since: float | None, as_json: bool) -> 
     screen.table(
         ["Request", "Runner", "Kind", "Attempt", "Began"],
         [
-            (
-                each.get("request_id"),
-                each.get("worker_id"),
-                each.get("mode"),
-                each.get("attempt"),
-                when(each["started_at"]),
-            )
+            (each["request_id"], each["worker_id"], each["mode"], each["attempt"], when(each["started_at"]))
             for each in requests
         ],
     )
