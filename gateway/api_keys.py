@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
+from fal._spec import KeyScope
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from . import shapes, wire
+from .auth import Right
 from .control import Control, answer
 from .errors import Refusal, bad_request
 from .operations import describe
@@ -29,8 +33,8 @@ class ApiKeys:
     @describe(200, shapes.WhoAmI)
     async def whoami(self, request: Request) -> Response:
         """The owner that the key belongs to."""
-        key = await self._control.caller(request)
-        return answer({"owner": key.owner, "key_id": key.key_id})
+        key = await self._control.caller(request, *get_args(Right))
+        return answer({"owner": key.owner, "key_id": key.key_id, "scope": key.scope})
 
     @describe(200, shapes.Items[shapes.Key])
     async def list(self, request: Request) -> Response:
@@ -39,20 +43,23 @@ class ApiKeys:
         keys = await self._control.store.keys.list()
         return answer({"items": [wire.key(key) for key in keys if key.owner == caller.owner]})
 
-    @describe(201, shapes.NewKey, body=shapes.KeyName)
+    @describe(201, shapes.NewKey, body=shapes.KeyWanted)
     async def create(self, request: Request) -> Response:
         """A new key; the only time that its secret is shown."""
-        caller = await self._control.caller(request)
-        name = (await self._control.json(request)).get("name", "")
+        caller = await self._control.caller(request, "keys")
+        body = await self._control.json(request)
+        name, scope = body.get("name", ""), body.get("scope", "FULL")
         if not isinstance(name, str) or len(name) > 100 or not name.isprintable():
             raise bad_request('"name" must be a line of at most 100 characters.')
-        key, secret = await self._control.store.keys.create(caller.owner, name)
+        if scope not in get_args(KeyScope):
+            raise bad_request(f'"scope" must be one of {", ".join(get_args(KeyScope))}.')
+        key, secret = await self._control.store.keys.create(caller.owner, name, scope)
         return answer({**wire.key(key), "secret": secret, "key": f"{key.key_id}:{secret}"}, 201)
 
     @describe(204, refusals=(404,))
     async def revoke(self, request: Request) -> Response:
         """The key stops working: here at once, in other gateways within seconds."""
-        caller = await self._control.caller(request)
+        caller = await self._control.caller(request, "keys")
         key_id = request.path_params["key_id"]
         keys = await self._control.store.keys.list()
         if not any(key.key_id == key_id and key.owner == caller.owner for key in keys):

@@ -44,6 +44,7 @@ from .secrets import Secrets
 from .settings import Settings
 from .sockets import Sockets
 from .storage import Storage
+from .terminals import Terminals
 from .tokens import Tokens
 from .uploads import Uploads
 from .workers import Workers
@@ -71,7 +72,7 @@ class Gateway:
         control = Control(store, settings, addresses, keys, directory, limits, self._streams)
         self.results = Results(store, settings.max_wait)
         self._run = Run(store, addresses, access, limits, self.results, settings.write_timeout)
-        self._sockets = Sockets(store, settings, addresses, access, limits, self.results, self._run)
+        self._sockets = Sockets(store, settings, addresses, access, limits, self.results, self._run, Terminals(control))
         self._queue = Queue(store, settings, addresses, access, limits, self._streams)
         self._files = Files(store, keys, settings.write_timeout)
         self._uploads = Uploads(store, settings, addresses, keys, tokens, limits)

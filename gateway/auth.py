@@ -1,4 +1,4 @@
-"""Who calls, and whether that may be: API keys, the three kinds of apps, ownership in the control API.
+"""Who calls, and whether that may be: API keys and their scopes, the three kinds of apps, ownership in the control API.
 
 Leaves keys themselves to the store, which knows only their hashes.
 """
@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import time
+from typing import Literal, get_args
 
 from scheduler.store import Store
 from scheduler.store.records import ApiKeyRecord, AppRecord
@@ -19,6 +20,32 @@ from .errors import Refusal, unauthorized
 REMEMBER_SECONDS = 3.0
 _MOST_REMEMBERED = 1024
 _HOW = 'Send the header "Authorization: Key <id>:<secret>"; "keepwarm keys create" prints a key.'
+
+
+#: What a route needs. ``call``: calls of apps, their results, uploads of inputs; ``read``: looking at apps, runners and
+#: logs; ``manage``: changing them; ``keys``: making and revoking keys.
+Right = Literal["call", "read", "manage", "keys"]
+RIGHTS: dict[str, frozenset[Right]] = {
+    "FULL": frozenset(get_args(Right)),
+    "API": frozenset({"call"}),
+    "DEPLOY": frozenset({"read", "manage"}),
+    "READONLY": frozenset({"read"}),
+}
+_MAY_ONLY = {
+    "API": "call apps",
+    "DEPLOY": "deploy and look after apps",
+    "READONLY": "look at apps, runners and logs",
+}
+
+
+def check_scope(key: ApiKeyRecord, *rights: Right) -> None:
+    """Whether the key's scope has one of ``rights``; 403 otherwise."""
+    if RIGHTS.get(key.scope, frozenset()).isdisjoint(rights):
+        may = _MAY_ONLY.get(key.scope, "do what a newer version of this platform knows")
+        those = " or ".join(scope for scope, has in RIGHTS.items() if not has.isdisjoint(rights))
+        raise Refusal(
+            403, f'The key "{key.key_id}" has the scope {key.scope} and may only {may}: this needs one of {those}.'
+        )
 
 
 class Keys:
@@ -100,11 +127,11 @@ def _credentials(authorization: bytes) -> tuple[str, str]:
     return key_id, secret
 
 
-def check_app(app: AppRecord, key: ApiKeyRecord | None) -> None:
-    """Whether this caller may call this app.
+def check_app(app: AppRecord, key: ApiKeyRecord | None, *rights: Right) -> None:
+    """Whether this caller may call this app, or ask for what came of it.
 
     Raises:
-        Refusal: 401 without a key, 403 with a key of somebody else.
+        Refusal: 401 without a key, 403 with a key of somebody else, or without one of ``rights``.
     """
     if app.auth == "public":
         return
@@ -112,6 +139,7 @@ def check_app(app: AppRecord, key: ApiKeyRecord | None) -> None:
         raise unauthorized(f'The app "{app.app}" is {app.auth}: it needs an API key. {_HOW}')
     if app.auth == "private":
         check_owner(app.app.split("/", 1)[0], key)
+    check_scope(key, *rights)
 
 
 def check_owner(owner: str, key: ApiKeyRecord) -> None:

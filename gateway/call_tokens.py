@@ -42,7 +42,7 @@ class CallTokens:
         return answer({"token": await self._issue(request, "duration")})
 
     async def _issue(self, request: Request, life: str) -> str:
-        key = await self._control.caller(request)
+        key = await self._control.caller(request, "call")
         body = await self._control.json(request)
         apps = _apps(body)
         seconds = body.get(life, _USUAL_SECONDS)

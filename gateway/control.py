@@ -19,7 +19,7 @@ from scheduler.store.records import ApiKeyRecord, AppRecord
 
 from . import wire
 from .addresses import Addresses, app_urls
-from .auth import Keys, check_owner
+from .auth import Keys, Right, check_owner, check_scope
 from .directory import Directory
 from .errors import Refusal, bad_request, shown
 from .events import EventStreams
@@ -45,9 +45,18 @@ class Control:
     limits: Limits
     streams: EventStreams
 
-    async def caller(self, request: Request) -> ApiKeyRecord:
-        """The key that was sent; 401 without one."""
-        return await self.keys.require(head_of(request).authorization)
+    async def caller(self, request: Request, *rights: Right) -> ApiKeyRecord:
+        """The key that was sent.
+
+        Args:
+            rights: one of which the key's scope must have; without any, what the method says: to read or to manage.
+
+        Raises:
+            Refusal: 401 without a key, 403 when its scope is too small.
+        """
+        key = await self.keys.require(head_of(request).authorization)
+        check_scope(key, *(rights or (("read",) if request.method in ("GET", "HEAD") else ("manage",))))
+        return key
 
     async def owned_app(self, request: Request) -> str:
         """``owner/name`` out of the path, after checking that the caller owns it.

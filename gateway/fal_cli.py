@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from scheduler.store import keys
 from scheduler.store.records import LogEntry, WorkerRecord
 
 from . import wire
+from .auth import Right
 from .control import Control, answer
 from .errors import Refusal, bad_request
 from .events import Events, Story
@@ -68,7 +69,7 @@ class FalCli:
 
     async def user(self, request: Request) -> Response:
         """Whom the key acts for."""
-        owner = (await self._control.caller(request)).owner
+        owner = (await self._control.caller(request, *get_args(Right))).owner
         named = {"full_name": owner, "nickname": owner, "username": owner, "user_id": owner}
         return answer({**named, "is_personal": True, "is_locked": False, "is_paying": False, "members": []})
 
@@ -175,7 +176,7 @@ class FalCli:
         raise Refusal(404, f"There is no runner {worker_id[:80]!r}; `fal runners list APP` shows those that there are.")
 
     async def _workers(self, request: Request) -> list[tuple[str, list[WorkerRecord]]]:
-        owner = (await self._control.caller(request)).owner
+        owner = (await self._control.caller(request, "read")).owner
         apps = [app.app for app in await self._store.apps.list() if app.app.startswith(f"{owner}/")]
         found = await asyncio.gather(*(self._store.workers.list(app) for app in apps))
         return list(zip(apps, found, strict=True))

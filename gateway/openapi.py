@@ -43,7 +43,7 @@ _IN_PATHS: Mapping[str, tuple[Json, str]] = {
 _REFUSALS = {
     400: "Something that was sent cannot be understood or is out of bounds.",
     401: "No key, or one that is not valid.",
-    403: "The key belongs to another owner.",
+    403: "The key belongs to another owner, or its scope is too small.",
     404: "There is no such thing.",
     409: "Not as things are; the detail says why.",
     413: "The body is too large.",
@@ -114,9 +114,9 @@ def _operation(route: Route, operation: Operation, schemas: _Schemas) -> Json:
     statuses = {400, 503, *operation.refusals}
     names = _NAMES.findall(route.path)
     if operation.needs_key:
-        statuses.add(401)
+        statuses |= {401, 403}
     if "owner" in names:
-        statuses |= {403, 404}
+        statuses.add(404)
     body: Json = {}
     if operation.body is not None:
         statuses.add(413)

@@ -13,6 +13,7 @@ from scheduler.store.records import LogEntry, RequestRecord, Submission
 from . import answers, cors, incoming, wire
 from .addresses import Addresses, queue_base, split_app
 from .asgi import Headers, Receive, Scope, Send, respond
+from .auth import Right
 from .errors import Refusal, bad_request, method_not_allowed
 from .events import Events, EventStreams, Story
 from .incoming import Head
@@ -77,7 +78,8 @@ class Queue:
             raise method_not_allowed(method, needed)
         asked = match["id"]
         own.append((b"x-fal-request-id", asked.encode() if _REQUEST_ID.fullmatch(asked) else request_id.encode()))
-        record = await self._find(app, asked, head.authorization)
+        rights: tuple[Right, ...] = ("call", "manage") if what == "/cancel" else ("call", "read")
+        record = await self._find(app, asked, head.authorization, rights)
         if record is None:
             return await respond(send, 404, [_JSON, *own], wire.NOT_FOUND)
         if what == "/cancel":
@@ -90,19 +92,21 @@ class Queue:
             return await self._status(send, record, urls, with_logs, own)
         await self._streams.tell(self._story(record, urls, with_logs), receive, send, own)
 
-    async def _find(self, app: str, asked: str, authorization: bytes | None) -> RequestRecord | None:
+    async def _find(
+        self, app: str, asked: str, authorization: bytes | None, rights: tuple[Right, ...]
+    ) -> RequestRecord | None:
         """The request, when the caller may see it. Requests outlive their app: what was accepted can be asked for."""
         alive = await self._access.exists(app)
         if alive:
-            await self._access.open(app, authorization)
+            await self._access.open(app, authorization, rights=rights)
         record = await self._store.requests.get(app, asked) if _REQUEST_ID.fullmatch(asked) else None
         if record is not None and record.mode != "queued":
             record = None
         if not alive:
             if record is None:
-                await self._access.open(app, authorization)  # the 404 that names a nearer app
+                await self._access.open(app, authorization, rights=rights)  # the 404 that names a nearer app
             else:
-                await self._access.open_left_behind(app, authorization)
+                await self._access.open_left_behind(app, authorization, rights)
         return record
 
     async def _submit(

@@ -22,7 +22,7 @@ from scheduler.store.records import AppRecord, Submission
 from . import answers, cors, incoming
 from .addresses import Addresses, split_app
 from .asgi import BODILESS, Headers, Receive, Scope, Send, respond, start
-from .auth import Keys, check_app, check_owner
+from .auth import Keys, Right, check_app, check_owner, check_scope
 from .directory import Directory
 from .errors import CallerGone, Refusal, method_not_allowed, unauthorized
 from .incoming import Head
@@ -52,12 +52,13 @@ class Access:
         self._tokens = tokens
 
     async def open(
-        self, app: str, authorization: bytes | None, token: str | None = None
+        self, app: str, authorization: bytes | None, token: str | None = None, rights: tuple[Right, ...] = ("call",)
     ) -> tuple[AppRecord, str | None]:
         """The app, and the owner of the key that was used for it (None for public apps).
 
         Args:
             token: the query's ``fal_jwt_token``, which stands for the key that it was made with.
+            rights: one of which the key's scope must have.
 
         Raises:
             Refusal: 404 for an unknown app, 401 and 403 for a missing or wrong key.
@@ -75,7 +76,7 @@ class Access:
             key = await self._keys.of_token(self._tokens.check_call(token, app))
         else:
             key = await self._keys.identify(authorization)
-        check_app(record, key)
+        check_app(record, key, *rights)
         return record, key.owner if key is not None else None
 
     async def log_hint(self, status: int, app: str, authorization: bytes | None) -> Headers:
@@ -94,7 +95,7 @@ class Access:
         """Whether the app is there; asked before ``open`` where more than the app may be meant."""
         return (self._directory.fresh(app) or await self._directory.find(app)) is not None
 
-    async def open_left_behind(self, app: str, authorization: bytes | None) -> None:
+    async def open_left_behind(self, app: str, authorization: bytes | None, rights: tuple[Right, ...]) -> None:
         """Check that the caller may see what a deleted app has left. Who could call it is forgotten with it.
 
         Raises:
@@ -104,6 +105,7 @@ class Access:
         if key is None:
             raise unauthorized(f'The app "{app}" was deleted. Its requests can still be read with a key of its owner.')
         check_owner(app.split("/", 1)[0], key)
+        check_scope(key, *rights)
 
 
 def app_headers(head: Head, app: str, route: str, request_id: str, caller: str | None) -> tuple[tuple[str, str], ...]:

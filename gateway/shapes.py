@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
-from fal._spec import AppSpec, Auth, BundleFile, ScalingSpec
+from fal._spec import AppSpec, Auth, BundleFile, KeyScope, ScalingSpec
 from typing_extensions import TypedDict
 
 from scheduler.store.records import Priority, RevisionState, WorkerState
@@ -126,6 +126,29 @@ class CommandExit(TypedDict):
     code: int
 
 
+class TerminalSize(TypedDict):
+    """The screen of whoever types; ``kind`` is what ``TERM`` says there."""
+
+    rows: int
+    columns: int
+    kind: NotRequired[str]
+
+
+class TypedCommand(Command):
+    """The first message of a terminal's websocket; without ``terminal`` the command reads a pipe."""
+
+    terminal: NotRequired[TerminalSize | None]
+
+
+class Typed(TypedDict):
+    """A later message: bytes in base64, another size of the screen, or that no more bytes will come."""
+
+    type: Literal["input", "size", "end"]
+    data: NotRequired[str]
+    rows: NotRequired[int]
+    columns: NotRequired[int]
+
+
 class Pointed(TypedDict):
     """An app as its alias says. ``revision`` is what serves; none before the first build is done."""
 
@@ -180,8 +203,19 @@ class Scaled(TypedDict):
     revision: str | None
 
 
+class RunningRequest(TypedDict):
+    """A request that a worker has now; ``attempt`` counts from 1."""
+
+    request_id: str
+    worker_id: str | None
+    mode: Literal["queued", "direct"]
+    attempt: int
+    submitted_at: str
+    started_at: str | None
+
+
 class Revision(TypedDict):
-    """A version of an app."""
+    """A version of an app; ``annotations`` are its deployer's own."""
 
     app: str
     revision: str
@@ -196,6 +230,7 @@ class Revision(TypedDict):
     entry_file: str
     machine_types: list[str]
     last_startup_error: str | None
+    annotations: dict[str, str]
 
 
 class RevisionChoice(TypedDict):
@@ -456,6 +491,7 @@ class WhoAmI(TypedDict):
 
     owner: str
     key_id: str
+    scope: str
 
 
 class Key(TypedDict):
@@ -466,6 +502,7 @@ class Key(TypedDict):
     name: str
     created_at: str
     revoked: bool
+    scope: str
 
 
 class NewKey(Key):
@@ -475,10 +512,11 @@ class NewKey(Key):
     key: str
 
 
-class KeyName(TypedDict):
-    """What the key is for, in a line of at most 100 characters."""
+class KeyWanted(TypedDict):
+    """What the key is for, in a line of at most 100 characters, and what it is good for: ``FULL`` unless said."""
 
     name: NotRequired[str]
+    scope: NotRequired[KeyScope]
 
 
 #: A document whose shape is not the platform's, such as an app's own OpenAPI.

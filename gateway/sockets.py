@@ -1,7 +1,8 @@
 """Connections: a caller's websocket, led to a slot of a worker as a direct call is.
 
 A connection is a direct request that lasts: it waits for a worker, is claimed, leased and cancelled like any other, and
-is tried once. Leaves one open connection to ``connection`` and calls over a socket to ``call_socket``.
+is tried once. Leaves one open connection to ``connection``, calls over a socket to ``call_socket``, and commands beside
+a worker to ``terminals``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .limits import Limits
 from .results import Results
 from .run import Access, Run, app_headers
 from .settings import Settings
+from .terminals import Terminals
 
 log = structlog.get_logger("gateway.sockets")
 
@@ -47,7 +49,9 @@ class Sockets:
         limits: Limits,
         results: Results,
         run: Run,
+        terminals: Terminals,
     ) -> None:
+        self._terminals = terminals
         self._store = store
         self._settings = settings
         self._addresses = addresses
@@ -67,6 +71,8 @@ class Sockets:
                 await self._calls(scope, receive, send, head, path)
             elif service == "run":
                 await self._connect(scope, receive, send, head, path, request_id)
+            elif service == "api":
+                await self._terminals.serve(scope, receive, send, head, path)
             else:
                 raise Refusal(404, f'There is no websocket at "{scope["path"]}".')
         except (Refusal, StoreError) as error:

@@ -45,7 +45,7 @@ class Storage:
 
     async def token(self, request: Request) -> Response:
         """A token for the file server, for at least as long as its answer says."""
-        key = await self._control.caller(request)
+        key = await self._control.caller(request, "call", "manage")
         token = self._tokens.issue("files", TOKEN_LIFE + LATE_CLOCKS, sub=key.key_id)
         return answer(
             {
@@ -59,7 +59,7 @@ class Storage:
     async def initiate(self, request: Request) -> Response:
         """A URL to PUT one file to, and the URL that it will have."""
         name, content_type = await self._named(request)
-        key = await self._control.caller(request)
+        key = await self._control.caller(request, "call", "manage")
         kept = lifecycle(head_of(request), key.owner)
         file_id = new_file_id()
         signature = self._tokens.issue(
@@ -80,7 +80,7 @@ class Storage:
     async def initiate_parts(self, request: Request) -> Response:
         """A URL to PUT the parts of one file below, and the URL that it will have."""
         name, content_type = await self._named(request)
-        key = await self._control.caller(request)
+        key = await self._control.caller(request, "call", "manage")
         kept = lifecycle(head_of(request), key.owner)
         upload = self._control.store.uploads.begin(new_file_id(), name, content_type, kept)
         signature = self._tokens.issue(
@@ -94,7 +94,7 @@ class Storage:
         return self._answer(request, upload.upload_id, upload.file_id, name, signature)
 
     async def _named(self, request: Request) -> tuple[str, str]:
-        await self._control.caller(request)
+        await self._control.caller(request, "call", "manage")
         body = await self._control.json(request)
         return file_name(body.get("file_name")), content_type_of(body.get("content_type"))
 

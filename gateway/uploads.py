@@ -20,7 +20,7 @@ from scheduler.store.uploads import MOST_PARTS, Incoming, Upload
 from . import cors, wire
 from .addresses import Addresses
 from .asgi import Headers, Receive, Scope, Send, respond
-from .auth import Keys
+from .auth import Keys, check_scope
 from .errors import CallerGone, Refusal, bad_request, file_too_large, method_not_allowed, unauthorized
 from .incoming import Head
 from .lifecycle import lifecycle
@@ -169,7 +169,9 @@ class Uploads:
         scheme, _, token = (head.authorization or b"").decode("latin-1").partition(" ")
         if scheme.lower() == "bearer" and token.count(".") == 2:
             return (await self._keys.of_token(self._tokens.read(token.strip(), "files")["sub"])).owner
-        return (await self._keys.require(head.authorization)).owner
+        key = await self._keys.require(head.authorization)
+        check_scope(key, "call", "manage")
+        return key.owner
 
     async def _token_upload(self, scope: Scope, head: Head, match: re.Match[str]) -> tuple[Upload, dict[str, Any]]:
         owner = await self._owner(head)

@@ -209,6 +209,19 @@ def revision(record: RevisionRecord, current: bool) -> shapes.Revision:
         "entry_file": record.spec.entry_file,
         "machine_types": list(record.spec.machine_types),
         "last_startup_error": record.last_startup_error,
+        "annotations": dict(record.spec.metadata.get("annotations") or {}),
+    }
+
+
+def running_request(record: RequestRecord) -> shapes.RunningRequest:
+    """A request in progress."""
+    return {
+        "request_id": record.request_id,
+        "worker_id": record.worker_id,
+        "mode": record.mode,
+        "attempt": record.attempt,
+        "submitted_at": _iso_ms(record.submitted_at_ms),
+        "started_at": _iso_ms(record.started_at_ms),
     }
 
 
@@ -237,11 +250,11 @@ def worker(record: WorkerRecord) -> shapes.Worker:
     }
 
 
-def command_event(kind: str, data: bytes) -> bytes:
+def command_said(kind: str, data: bytes) -> dict[str, Any]:
     """What a command beside a worker said, or how it ended."""
     if kind == "exit":
-        return event({"type": "exit", "code": int(data)})
-    return event({"type": kind, "data": base64.b64encode(data).decode()})
+        return {"type": "exit", "code": int(data)}
+    return {"type": kind, "data": base64.b64encode(data).decode()}
 
 
 def letter(record: DeadLetter) -> shapes.Letter:
@@ -343,6 +356,7 @@ def key(record: ApiKeyRecord) -> shapes.Key:
         "name": record.name,
         "created_at": _iso_ms(record.created_at_ms),
         "revoked": record.revoked,
+        "scope": record.scope,
     }
 
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from scheduler.store import keys
-from scheduler.store.records import WorkerState
+from scheduler.store.records import Command
 
 from . import shapes, wire
+from .commands import checked_arguments, follow, living
 from .control import Control, answer
-from .errors import Refusal, bad_request
+from .errors import bad_request
 from .events import Events, Story
 from .operations import describe, events
 
 _WORKERS = "/api/v1/apps/{owner}/{app}/workers"
-_MOST_ARGUMENTS = 256
-_LOOK_SECONDS = 1.0
-#: For a worker to say that it has begun.
-_PATIENCE_SECONDS = 20.0
+_MOST_RUNNING = 200
 _REPLACED = "its owner asked for another one in its place"
 Strategy = Literal["rolling", "recreate"]
 
@@ -38,6 +33,7 @@ class Workers:
     def routes(self) -> list[Route]:
         return [
             Route(_WORKERS, self.list, methods=["GET"]),
+            Route("/api/v1/apps/{owner}/{app}/running", self.running, methods=["GET"]),
             Route(f"{_WORKERS}/{{worker_id}}/stop", self.stop, methods=["POST"]),
             Route(f"{_WORKERS}/{{worker_id}}/exec", self.execute, methods=["POST"]),
             Route("/api/v1/apps/{owner}/{app}/rollout", self.rollout, methods=["POST"]),
@@ -48,6 +44,13 @@ class Workers:
         """The app's workers."""
         app = await self._control.owned_alias(request)
         return answer({"items": [wire.worker(worker) for worker in await self._store.workers.list(app.app)]})
+
+    @describe(200, shapes.Items[shapes.RunningRequest])
+    async def running(self, request: Request) -> Response:
+        """Requests that the app's workers have now, 200 at most; those that began first come first."""
+        app = await self._control.owned_alias(request)
+        found = await self._store.requests.running(app.app, _MOST_RUNNING)
+        return answer({"items": [wire.running_request(record) for record in found]})
 
     @describe(202, shapes.Stopped, body=shapes.StopChoice)
     async def stop(self, request: Request) -> Response:
@@ -62,7 +65,7 @@ class Workers:
         how = body.get("how", "drain")
         if how not in ("drain", "replace", "kill"):
             raise bad_request('"how" must be "drain", "replace" or "kill".')
-        await self._living(app, worker_id)
+        await living(self._store, app, worker_id)
         if how == "replace":
             await self._store.workers.retire(app, _REPLACED, worker_id)
         else:
@@ -78,45 +81,19 @@ class Workers:
         """
         app = (await self._control.owned_alias(request)).app
         worker_id = request.path_params["worker_id"]
-        arguments: Any = (await self._control.json(request)).get("command")
-        if not _is_command(arguments):
-            raise bad_request(f'"command" must be a list of texts, {_MOST_ARGUMENTS} at most and 64 KiB together.')
-        await self._living(app, worker_id)
-        return self._control.streams.answer(self._story(app, worker_id, arguments))
+        command = Command(checked_arguments((await self._control.json(request)).get("command")))
+        await living(self._store, app, worker_id)
+        return self._control.streams.answer(self._story(app, worker_id, command))
 
-    def _story(self, app: str, worker_id: str, arguments: Sequence[str]) -> Story:
-        commands = self._store.commands
-
+    def _story(self, app: str, worker_id: str, command: Command) -> Story:
         async def story(events: Events) -> None:
-            command_id = await commands.submit(app, worker_id, arguments)
-            subscription = await self._store.subscribe({keys.channel_command(command_id): events.note})
-            heard, give_up_at = False, time.monotonic() + _PATIENCE_SECONDS
-            try:
-                while True:
-                    while pieces := await commands.read(app, command_id):
-                        heard = True
-                        for kind, data in pieces:
-                            await events.send(wire.command_event(kind, data))
-                            if kind == "exit":
-                                return
-                    if not heard and time.monotonic() > give_up_at:
-                        await events.send(wire.command_event("stderr", b"The runner does not take commands now.\n"))
-                        await events.send(wire.command_event("exit", b"125"))
-                        return
-                    if not await events.wait(_LOOK_SECONDS):
-                        return
-                    await commands.renew(app, worker_id, command_id)
-            finally:
-                await subscription.close()
-                await commands.forget(app, command_id)
+            async def say(kind: str, data: bytes) -> None:
+                await events.send(wire.event(wire.command_said(kind, data)))
+
+            command_id = await self._store.commands.submit(app, worker_id, command)
+            await follow(self._store, app, worker_id, command_id, say, events.note, events.wait)
 
         return story
-
-    async def _living(self, app: str, worker_id: str) -> None:
-        """404 when the app has no such worker, or it has ended."""
-        worker = await self._store.workers.get(app, worker_id)
-        if worker is None or worker.state is WorkerState.TERMINATED:
-            raise Refusal(404, f'"{app}" has no runner "{worker_id[:80]}" now; see "fal runners list".')
 
     @describe(202, shapes.RolledOut, body=shapes.Rollout)
     async def rollout(self, request: Request) -> Response:
@@ -132,16 +109,6 @@ class Workers:
             how: Literal["kill", "drain"] = "kill" if force else "drain"
             count = await self._store.workers.request_stop_all(app, how, "its owner asked for a rollout")
         return answer({"app": app, "workers": count}, 202)
-
-
-def _is_command(given: Any) -> bool:
-    return (
-        isinstance(given, list)
-        and 0 < len(given) <= _MOST_ARGUMENTS
-        and all(isinstance(text, str) and "\0" not in text for text in given)
-        and bool(given[0])
-        and sum(len(text.encode("utf-8", "replace")) for text in given) <= 64 * 1024
-    )
 
 
 def strategy_of(body: dict[str, Any]) -> Strategy:

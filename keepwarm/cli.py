@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
+from fal._spec import KeyScope
 
 from keepwarm import state
 
@@ -255,16 +256,24 @@ def keys() -> None:
 @_data_option
 @click.option("--owner", default=None, help="Whose apps the key manages.  [default: the platform's owner]")
 @click.option("--name", default="", help="A note to yourself.")
+@click.option(
+    "--scope",
+    type=click.Choice(get_args(KeyScope), case_sensitive=False),
+    default="FULL",
+    show_default=True,
+    help="API: call apps; DEPLOY: deploy and look after them; READONLY: look.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-def keys_create(data: Path | None, owner: str | None, name: str, as_json: bool) -> None:
+def keys_create(data: Path | None, owner: str | None, name: str, scope: KeyScope, as_json: bool) -> None:
     """Make a key and print it as id:secret; it is shown this once."""
     try:
         chosen = state.checked_owner(owner) if owner else _platform_owner(_folder(data))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--owner") from error
-    record, secret = _with_store(_folder(data), lambda store: store.keys.create(chosen, name))
+    record, secret = _with_store(_folder(data), lambda store: store.keys.create(chosen, name, scope))
     if as_json:
-        click.echo(json.dumps({"key_id": record.key_id, "owner": record.owner, "key": f"{record.key_id}:{secret}"}))
+        made = {"key_id": record.key_id, "owner": record.owner, "scope": scope, "key": f"{record.key_id}:{secret}"}
+        click.echo(json.dumps(made))
     else:
         click.echo(f"{record.key_id}:{secret}")
 
@@ -276,11 +285,11 @@ def keys_list(data: Path | None, as_json: bool) -> None:
     """List keys, without their secrets."""
     found = _with_store(_folder(data), lambda store: store.keys.list())
     if as_json:
-        rows = [{"key_id": k.key_id, "owner": k.owner, "name": k.name, "revoked": k.revoked} for k in found]
-        click.echo(json.dumps(rows))
+        shown = ("key_id", "owner", "name", "scope", "revoked")
+        click.echo(json.dumps([{field: getattr(key, field) for field in shown} for key in found]))
         return
     for key in found:
-        click.echo(f"{key.key_id}  {key.owner}  {key.name}{'  (revoked)' if key.revoked else ''}")
+        click.echo(f"{key.key_id}  {key.owner}  {key.scope}  {key.name}{'  (revoked)' if key.revoked else ''}")
 
 
 @keys.command("revoke")

@@ -8,6 +8,8 @@ import hmac
 import secrets
 import uuid
 
+from fal._spec import KeyScope
+
 from . import keys
 from .connection import Redis
 from .records import ApiKeyRecord
@@ -19,12 +21,12 @@ class ApiKeys:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def create(self, owner: str, name: str) -> tuple[ApiKeyRecord, str]:
+    async def create(self, owner: str, name: str, scope: KeyScope = "FULL") -> tuple[ApiKeyRecord, str]:
         """A new key and its secret (256 random bits), which is shown this once."""
         secret = secrets.token_hex(32)
-        return await self.put(str(uuid.uuid4()), secret, owner, name), secret
+        return await self.put(str(uuid.uuid4()), secret, owner, name, scope), secret
 
-    async def put(self, key_id: str, secret: str, owner: str, name: str) -> ApiKeyRecord:
+    async def put(self, key_id: str, secret: str, owner: str, name: str, scope: KeyScope = "FULL") -> ApiKeyRecord:
         """Stores a key whose id and secret are known already, such as the one in a file of the operator."""
         clock = await self._redis.command("TIME")
         created = int(clock[0]) * 1000
@@ -34,9 +36,10 @@ class ApiKeys:
                 "HSET",
                 keys.api_key(key_id),
                 *("owner", owner, "name", name, "digest", _digest(secret), "created_at", created, "revoked", "0"),
+                *("scope", scope),
             ),
         )
-        return ApiKeyRecord(key_id, owner, name, created)
+        return ApiKeyRecord(key_id, owner, name, created, scope=scope)
 
     async def verify(self, key_id: str, secret: str) -> ApiKeyRecord | None:
         """The key, if the secret is right and it was not revoked; comparing takes the same time for every secret."""
@@ -67,7 +70,12 @@ class ApiKeys:
         if not fields:
             return None, _digest("")
         record = ApiKeyRecord(
-            key_id, fields["owner"], fields["name"], int(fields["created_at"]), fields["revoked"] == "1"
+            key_id,
+            fields["owner"],
+            fields["name"],
+            int(fields["created_at"]),
+            fields["revoked"] == "1",
+            fields.get("scope", "FULL"),  # keys of earlier versions have none
         )
         return record, fields["digest"]
 

@@ -232,6 +232,14 @@ def command_output(app: str, command_id: str) -> str:
     return f"{{{app}}}:command:{command_id}:output"
 
 
+def command_input(app: str, command_id: str) -> str:
+    """What was said to the command and it has not taken yet.
+
+    Stream; TTL: 60 s after the last piece; commands.
+    """
+    return f"{{{app}}}:command:{command_id}:input"
+
+
 def logs(app: str) -> str:
     """The app's log, at most about 10 000 lines.
 
@@ -340,7 +348,7 @@ def builds() -> str:
 
 
 def api_key(key_id: str) -> str:
-    """An API key: owner, name, digest of the secret.
+    """An API key: owner, name, scope, digest of the secret.
 
     Hash; TTL: none, because a key is valid until it is revoked; api keys.
     """

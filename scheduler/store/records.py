@@ -376,13 +376,32 @@ class SecretRecord:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
-    """An API key without its secret."""
+    """An API key without its secret. ``scope`` may be one that a later version has made."""
 
     key_id: str
     owner: str
     name: str
     created_at_ms: int
     revoked: bool = False
+    scope: str = "FULL"
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """Whoever reads a command's output does it on a screen of this size; ``kind`` is what ``TERM`` says."""
+
+    rows: int = 24
+    columns: int = 80
+    kind: str = "xterm"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What an owner runs beside a worker: without ``takes_input`` its input is empty, with ``terminal`` it is one."""
+
+    arguments: tuple[str, ...]
+    takes_input: bool = False
+    terminal: Terminal | None = None
 
 
 @dataclass(frozen=True, slots=True)

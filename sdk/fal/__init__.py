@@ -10,9 +10,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fal._billing import BillingDeclaration
+    from fal._container import ContainerImage
     from fal._endpoints import HealthCheck, endpoint, realtime
     from fal._functions import cached, function, isolated
     from fal._settings import RetryConfig
+    from fal._sync_dir import sync_dir
     from fal.app import App, RequestContext
 
 __version__ = "0.1.0"
@@ -20,6 +23,8 @@ __version__ = "0.1.0"
 #: public name -> module that defines it
 _HOMES = {
     "App": "fal.app",
+    "BillingDeclaration": "fal._billing",
+    "ContainerImage": "fal._container",
     "HealthCheck": "fal._endpoints",
     "RequestContext": "fal.app",
     "RetryConfig": "fal._settings",
@@ -28,11 +33,14 @@ _HOMES = {
     "function": "fal._functions",
     "isolated": "fal._functions",
     "realtime": "fal._endpoints",
+    "sync_dir": "fal._sync_dir",
 }
-_SUBMODULES = frozenset({"app", "exceptions", "ref", "toolkit"})
+_SUBMODULES = frozenset({"api", "app", "apps", "distributed", "exceptions", "ref", "toolkit", "wma", "workflows"})
 
 __all__ = [
     "App",
+    "BillingDeclaration",
+    "ContainerImage",
     "HealthCheck",
     "RequestContext",
     "RetryConfig",
@@ -42,6 +50,7 @@ __all__ = [
     "function",
     "isolated",
     "realtime",
+    "sync_dir",
 ]
 
 

@@ -13,10 +13,11 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fal._config import Config, Target, credentials, server_url
+from fal._context import current_request
 from fal._problem import Problem
 from fal._spec import CPU_MACHINE_TYPES
 
@@ -103,12 +104,12 @@ def running_platform(environ: Mapping[str, str] | None = None) -> Target | None:
 
 
 def find_server(environ: Mapping[str, str] | None = None) -> Target:
-    """The configured server, else the one running on this machine.
+    """The configured server, else the one that runs this app, else the one running on this machine.
 
     Raises:
-        Problem: there is neither.
+        Problem: there is none.
     """
-    target = configured_server(environ) or running_platform(environ)
+    target = configured_server(environ) or _around(environ) or running_platform(environ)
     if target is None:
         raise Problem(
             "No platform to talk to.",
@@ -116,6 +117,34 @@ def find_server(environ: Mapping[str, str] | None = None) -> Target:
             next_step="start one with `keepwarm up` (it stays in the foreground), or set KEEPWARM_URL.",
         )
     return target
+
+
+def _around(environ: Mapping[str, str] | None) -> Target | None:
+    """The platform whose request this code answers; None anywhere but in an app."""
+    request = current_request()
+    if request is None or not request.base_url:
+        return None
+    return Target(request.base_url.rstrip("/"), credentials(environ), "the request that this app answers")
+
+
+def server_for(host: str | None, key: str | None, profile: str | None) -> Target:
+    """The server that a program names itself; what it leaves out comes from where the ``fal`` command has it.
+
+    Raises:
+        Problem: there is none, or the profile is unknown.
+    """
+    environ = dict(os.environ)
+    if profile is not None:
+        # A profile that is asked for counts more than what the shell was set up with.
+        environ["FAL_PROFILE"] = profile
+        for name in ("KEEPWARM_URL", "FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET"):
+            environ.pop(name, None)
+    if host is not None:
+        environ["KEEPWARM_URL"] = host
+    if key is not None:
+        environ["FAL_KEY"] = key
+    target = find_server(environ)
+    return target if key is None else replace(target, key=key)
 
 
 def _exists(pid: int) -> bool:

@@ -5,7 +5,10 @@ Leaves which server to talk to, and starting one, to ``fal._platform``.
 
 from __future__ import annotations
 
+import importlib
 import json
+import ssl
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
@@ -16,6 +19,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from fal._config import Target
+from fal._needed import needed
 from fal._platform import trusted_roots
 from fal._problem import Problem
 
@@ -45,6 +49,8 @@ class ControlApi:
             trust_env=not target.on_loopback or target.url.startswith("https:"),
             verify=trusted_roots(target.url),
         )
+        # Programs that use ``fal.api`` do not say when they are done with it.
+        weakref.finalize(self, self._http.close)
         self._owner: str | None = None
         #: The server's clock (unix seconds) at its last answer; None until it has told one.
         self.server_time: float | None = None
@@ -78,6 +84,12 @@ class ControlApi:
                 why=f"{method} {path} returned {response.headers.get('content-type', 'no content type')}, not JSON.",
                 next_step=f"check the address; it comes from {self.target.source}.",
             ) from error
+
+    def items(self, path: str, **options: Any) -> list[Json]:
+        """The entries of a list answer: ``{"items": [...]}``."""
+        answer = self.json("GET", path, **options)
+        entries = answer.get("items", []) if isinstance(answer, dict) else answer
+        return [entry for entry in entries or [] if isinstance(entry, dict)]
 
     # Who and what
 
@@ -184,19 +196,53 @@ class ControlApi:
                     yield event
 
     @contextmanager
-    def stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
-        """A streamed answer; refusals are read whole and raised as Problem."""
+    def stream(self, method: str, path: str, *, allow: Sequence[int] = (), **options: Any) -> Iterator[httpx.Response]:
+        """A streamed answer; refusals are read whole and raised as Problem, but for statuses that ``allow`` lists."""
         timeout = httpx.Timeout(STREAM_SILENCE, connect=10.0)
         try:
             with self._http.stream(method, path, timeout=options.pop("timeout", timeout), **options) as response:
-                if response.is_error:
+                if response.is_error and response.status_code not in allow:
                     response.read()
                     raise self.refusal(response)
                 yield response
         except httpx.ConnectError as error:
             raise self._unreachable(error) from error
-        except httpx.HTTPError as error:
+        except httpx.RequestError as error:
             raise StreamBroken(str(error) or type(error).__name__) from error
+
+    @contextmanager
+    def socket(self, path: str, *, open_seconds: float = 90.0) -> Iterator[Any]:
+        """A websocket (``websockets.sync``) to a path of the server, closed at the end.
+
+        Args:
+            open_seconds: for the handshake; an app may have to start first.
+
+        Raises:
+            Problem: refused, or no server answers.
+        """
+        sync = needed("websockets.sync.client", "a websocket", "websockets>=15")
+        errors = importlib.import_module("websockets.exceptions")
+        url = f"ws{self.target.url.removeprefix('http')}{path}"
+        verify = trusted_roots(self.target.url)
+        options: Json = {"open_timeout": open_seconds, "max_size": None}
+        if isinstance(verify, ssl.SSLContext):
+            options["ssl"] = verify
+        if self.target.on_loopback:
+            options["proxy"] = None
+        if self.target.key:
+            options["additional_headers"] = {"Authorization": f"Key {self.target.key}"}
+        try:
+            connection = sync.connect(url, **options)
+        except errors.InvalidStatus as error:
+            answer = error.response
+            refused = httpx.Response(
+                answer.status_code, headers=dict(answer.headers), content=bytes(answer.body or b"")
+            )
+            raise self.refusal(refused) from error
+        except (OSError, errors.WebSocketException, TimeoutError) as error:
+            raise self._unreachable(httpx.ConnectError(str(error))) from error
+        with connection:
+            yield connection
 
     # Refusals
 

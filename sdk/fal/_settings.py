@@ -214,9 +214,10 @@ def requirement_layers(owner: str, requirements: Any) -> tuple[tuple[str, ...], 
 def _refuse_containers(owner: str, values: Mapping[str, Any]) -> None:
     kind = values.get("kind", "virtualenv")
     if kind != "virtualenv" or "image" in values:
+        what = "a container image" if "image" in values or kind == "container" else f"an environment of kind {kind!r}"
         raise ValueError(
-            f"{owner}: environments of kind {'container' if 'image' in values else kind!r} are not supported; "
-            "list what the app needs in requirements = [...]"
+            f"{owner} asks for {what}, which is not supported: leave it out, and list the Python packages that the app "
+            "needs in requirements = [...]; what they need of the system must be on the hosts"
         )
 
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Auth = Literal["private", "shared", "public"]
+#: What an API key is good for: everything, calling apps, deploying and looking after them, or only looking.
+KeyScope = Literal["FULL", "API", "DEPLOY", "READONLY"]
 RetryCondition = Literal["timeout", "server_error", "connection_error"]
 
 #: The method of a request that is a connection; no caller over HTTP can send it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fal._client import SyncServerlessClient
+from fal._client_records import AppInfo, Deployment, EnvironmentInfo, KeyInfo, RunnerInfo, SecretInfo
 from fal._functions import IsolatedFunction, cached, function, isolated
 from fal._spawn_info import SpawnInfo
 from fal.exceptions import (
@@ -13,12 +15,19 @@ from fal.exceptions import (
 )
 
 __all__ = [
+    "AppInfo",
+    "Deployment",
+    "EnvironmentInfo",
     "FalMissingDependencyError",
     "FalSerializationError",
     "FalServerlessError",
     "FalServerlessException",
     "IsolatedFunction",
+    "KeyInfo",
+    "RunnerInfo",
+    "SecretInfo",
     "SpawnInfo",
+    "SyncServerlessClient",
     "UserFunctionException",
     "cached",
     "function",

@@ -202,9 +202,10 @@ class ControlServer:
 
     async def _keys(self, request: Request) -> Response:
         if request.method == "POST":
-            name = (await request.json())["name"]
-            return JSONResponse({"key_id": "k2", "name": name, "secret": "s2", "key": "k2:s2"}, 201)
-        return JSONResponse({"items": [{"key_id": "k2", "name": "ci", "created_at": None, "revoked": True}]})
+            wanted = await request.json()
+            return JSONResponse({"key_id": "k2", **wanted, "secret": "s2", "key": "k2:s2"}, 201)
+        key = {"key_id": "k2", "name": "ci", "scope": "API", "created_at": None, "revoked": True}
+        return JSONResponse({"items": [key]})
 
     async def _queue(self, request: Request) -> Response:
         count = {"size": 7} if request.method == "GET" else {"flushed": 7}

@@ -140,8 +140,8 @@ def test_every_command_that_answers_can_answer_in_json() -> None:
         path for path, command in leaves(cli, "") if not any("--json" in option.opts for option in command.params)
     }
     # `api` prints the app's own JSON; a run and a command beside a runner pass on what others print.
-    settings = {f"profile {verb}" for verb in ("set", "unset", "key", "host", "delete")}
-    assert without == {"api", "run", "runners exec", "completion"} | settings
+    settings = {f"profile {verb}" for verb in ("set", "create", "unset", "key", "host", "delete")}
+    assert without == {"api", "run", "runners exec", "runners shell", "completion"} | settings
 
 
 def test_queue(fal: Fal) -> None:
@@ -152,7 +152,13 @@ def test_queue(fal: Fal) -> None:
 def test_keys(fal: Fal, control: ControlServer) -> None:
     assert "FAL_KEY='k2:s2'" in fal("keys", "create", "--name", "ci").stdout
     assert json.loads(fal("keys", "create", "--json").stdout)["key"] == "k2:s2"
-    assert "revoked" in fal("keys", "list").stdout
+    for given, made in (("api", "API"), ("ADMIN", "FULL"), ("serverless", "DEPLOY")):
+        assert json.loads(fal("keys", "create", "--json", "--scope", given).stdout)["scope"] == made
+    for given, says in (("BILLING", "nobody is billed"), ("all", "choose one of FULL, API, DEPLOY, READONLY")):
+        assert says in fal("keys", "create", "--preset", given, code=1).stderr
+    listed = fal("keys", "list").stdout
+    assert "revoked" in listed
+    assert "API" in listed
     fal("keys", "revoke", "k2:s2")
     assert control.changes == [{"path": "/api/v1/keys/k2", "body": None}]
 

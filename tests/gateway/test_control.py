@@ -35,7 +35,11 @@ def told(answer: httpx.Response) -> Iterator[dict[str, Any]]:
 
 def test_health_and_whoami(gateway: RunningGateway, client: httpx.Client) -> None:
     assert client.get("/health").json()["status"] == "ok"
-    assert client.get("/api/v1/whoami/").json() == {"owner": "tester", "key_id": gateway.key.split(":")[0]}
+    assert client.get("/api/v1/whoami/").json() == {
+        "owner": "tester",
+        "key_id": gateway.key.split(":")[0],
+        "scope": "FULL",
+    }
 
 
 def test_the_public_half_of_the_webhook_key(gateway: RunningGateway) -> None:
@@ -201,7 +205,7 @@ def test_null_in_a_list_is_refused(client: httpx.Client, path: str, body: dict[s
 def test_a_field_that_the_document_does_not_have_is_refused(client: httpx.Client) -> None:
     """A misspelled one was passed over, and what it should have said did not happen."""
     answer = client.post("/api/v1/keys", json={"Name": "laptop"})
-    assert (answer.status_code, answer.json()["detail"]) == (400, "Unknown field 'Name'; there are name.")
+    assert (answer.status_code, answer.json()["detail"]) == (400, "Unknown field 'Name'; there are name, scope.")
     assert client.post("/api/v1/keys", json={}).status_code == 201
 
 

@@ -101,7 +101,8 @@ def test_settings_have_the_bounds_that_are_checked(gateway: RunningGateway, serv
 def test_an_answer_with_a_field_too_many_is_noticed(served: dict[str, Any]) -> None:
     """What all tests of the control API rely on."""
     request = httpx.Request("GET", "http://here/api/v1/whoami")
-    for body, fits in (({"owner": "a", "key_id": "b"}, True), ({"owner": "a"}, False), ({"owner": 1, "x": 2}, False)):
+    whole = {"owner": "a", "key_id": "b", "scope": "FULL"}
+    for body, fits in ((whole, True), ({"owner": "a"}, False), ({"owner": 1, "x": 2}, False)):
         answer = httpx.Response(200, json=body, headers={"x-fal-request-id": "r"}, request=request)
         if fits:
             Conformance(served).check(answer)

@@ -12,6 +12,7 @@ import pytest
 
 from scheduler.store import Store, keys
 from scheduler.store.records import (
+    Command,
     EnvironmentRecord,
     EnvironmentState,
     HostRecord,
@@ -101,7 +102,8 @@ async def use_the_platform(store: Store) -> None:
     await store.services.announce("scheduler", "box")
     await store.keys.create("alice", "laptop")
     await store.values.set("alice", "scores", "best", b"1", 60)
-    command_id = await store.commands.submit(APP, "w2", ["true"])
+    command_id = await store.commands.submit(APP, "w2", Command(("true",)))
+    await store.commands.say(APP, "w2", command_id, "bytes", b"piece")
     await store.commands.write(APP, command_id, "stdout", b"piece")
     await store.secrets.set("alice", "main", {"HF_TOKEN": "hf_0123456789"}, exposed=True)
     await store.named_environments.create("alice", "staging", "")

@@ -131,7 +131,7 @@ def test_a_command_beside_a_runner(platform: PlatformUnderTest, tmp_path: Path) 
     assert done.stdout == "True\n"
     assert "by-hand.txt" in platform.fal("files", "list").stdout
     done = platform.fal(
-        "runners", "exec", runner, "--app", "beside", "--", "sh", "-c", "echo to >&2; exit 7", check=False
+        "runners", "exec", "--app", "beside", runner, "--", "sh", "-c", "echo to >&2; exit 7", check=False
     )
     assert (done.returncode, done.stderr, done.stdout) == (7, "to\n", "")
     with platform.client() as client:

@@ -6,14 +6,15 @@ Reads and prints; the server decides.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any, get_args
 from urllib.parse import quote
 
 import click
 
 from fal._spec import Auth
-from fal.cli.options import control_api, env_of_option, items_of, json_option, strategy_option
-from fal.cli.runners import show_runners, state_option
+from fal.cli.options import control_api, env_of_option, ignored_options, json_option, strategy_option
+from fal.cli.runners import born_option, show_runners, state_option
 
 
 @click.group("apps")
@@ -29,16 +30,14 @@ def command() -> None:
 @click.option("--all", "everything", is_flag=True, help="Those of running `fal run` commands too.")
 @click.option("--sort-by-runners", is_flag=True, help="Those with most runners first.")
 @env_of_option
+@ignored_options("--regions")
 @json_option
 def list_apps(part: str | None, everything: bool, sort_by_runners: bool, env: str | None, as_json: bool) -> None:
     """List apps."""
-    from fal._limits import env_of
+    from fal._nouns import Apps
     from fal.cli.console import Screen, print_json
 
-    apps = items_of(control_api().json("GET", "/api/v1/apps"))
-    apps = [app for app in apps if (everything or not app.get("ephemeral")) and (part or "") in str(app.get("app"))]
-    if env is not None:
-        apps = [app for app in apps if env_of(str(app.get("app"))) == env]
+    apps = Apps(control_api()).list(env=env, part=part or "", ephemeral=everything)
     if sort_by_runners:
         apps.sort(key=lambda app: -len(app.get("workers") or ()))
     if as_json:
@@ -77,10 +76,10 @@ def _runner_count(app: dict[str, Any]) -> Any:
 @json_option
 def show(app: str, as_json: bool) -> None:
     """Show one app: why its requests wait, what its URL points at, its scaling settings."""
+    from fal._nouns import Apps
     from fal.cli.console import Screen, print_json, when
 
-    api = control_api()
-    content = api.json("GET", api.app_path(app))
+    content = Apps(control_api()).get(app)
     if as_json:
         print_json(content)
         return
@@ -117,7 +116,7 @@ def list_revisions(app: str, as_json: bool) -> None:
     from fal.cli.console import Screen, print_json, when
 
     api = control_api()
-    revisions = items_of(api.json("GET", api.app_path(app, "/revisions")))
+    revisions = api.items(api.app_path(app, "/revisions"))
     if as_json:
         print_json(revisions)
         return
@@ -209,13 +208,14 @@ def delete_revision(app: str, revision: str, as_json: bool) -> None:
 )
 @click.option("--startup-timeout", type=click.FloatRange(0, min_open=True), help="For setup(); until the next deploy.")
 @click.option("--machine-types", default=None, metavar="TYPE[,TYPE]...", help="In order; until the next deploy.")
+@ignored_options("--regions")
 @json_option
 def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -> None:
     """Change scaling settings at once; they survive deploys (unless --reset-scale).
 
     Those that say "until the next deploy" belong to the code: they make a revision, from which you may roll back.
     """
-    from fal._problem import Problem
+    from fal._nouns import Apps
     from fal.cli.console import Screen, print_json
 
     changes = {key: value for key, value in settings.items() if value is not None}
@@ -223,10 +223,8 @@ def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -
         changes["request_start_timeout"] = None
     if machine_types is not None:
         changes["machine_types"] = [name.strip() for name in machine_types.split(",") if name.strip()]
-    if not changes:
-        raise Problem("Nothing to change.", next_step="name a setting, as in `fal apps scale my-app --keep-alive 300`.")
     api = control_api()
-    answer = api.json("PATCH", api.app_path(app, "/scaling"), json=changes)
+    answer = Apps(api).scale(app, changes)
     if as_json:
         print_json(answer)
         return
@@ -242,13 +240,18 @@ def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -
 @click.argument("app")
 @strategy_option
 @click.option("--force", is_flag=True, help="Kill them; what they run is tried again if it was queued.")
+@click.option("--wait", is_flag=True, help="Until none of those that are there now is left.")
 @json_option
-def rollout(app: str, strategy: str, force: bool, as_json: bool) -> None:
+def rollout(app: str, strategy: str, force: bool, wait: bool, as_json: bool) -> None:
     """Replace all runners of APP, so that they see changed secrets or files."""
+    from fal._nouns import Apps
     from fal.cli.console import Screen, print_json
 
     api = control_api()
-    answer = api.json("POST", api.app_path(app, "/rollout"), json={"strategy": strategy, "force": force})
+    old = {str(item["worker_id"]) for item in Apps(api).runners(app)}
+    answer = Apps(api).rollout(app, strategy=strategy, force=force)
+    if wait:
+        _wait_gone(Apps(api), app, old, Screen(to_stderr=True))
     if as_json:
         print_json(answer)
         return
@@ -256,15 +259,56 @@ def rollout(app: str, strategy: str, force: bool, as_json: bool) -> None:
     if count == 0:
         Screen().line(f"{name} has no runners; the next one starts afresh.", "dim")
         return
+    runners = f"{count} runner{'s' * (count != 1)} of {name}"
     Screen().tick(
-        f"Replacing {count} runner{'s' * (count != 1)} of {name}; `fal apps runners {app}` shows how far it is."
+        f"Replaced {runners}." if wait else f"Replacing {runners}; `fal apps runners {app}` shows how far it is."
     )
+
+
+def _wait_gone(apps: Any, app: str, old: set[str], screen: Any) -> None:
+    """Until no runner of ``old`` is left; Ctrl-C stops waiting, not the rollout."""
+    said = -1
+    while left := len(old & {str(item["worker_id"]) for item in apps.runners(app)}):
+        if left != said:
+            screen.line(f"{left} to be replaced...", "dim")
+            said = left
+        time.sleep(0.3)
 
 
 @command.command("runners")
 @click.argument("app")
 @state_option
+@born_option
 @json_option
-def runners(app: str, state: str | None, as_json: bool) -> None:
-    """List an app's runners."""
-    show_runners(app, as_json, state)
+def runners(app: str, state: str | None, since: float | None, as_json: bool) -> None:
+    """List an app's runners, and the requests that they have now."""
+    from fal._nouns import Apps
+    from fal.cli.console import Screen, when
+
+    show_runners(app, as_json, state, since)
+    if as_json or not (requests := Apps(control_api()).running(app)):
+        return
+    screen = Screen()
+    screen.line()
+    screen.table(
+        ["Request", "Runner", "Kind", "Attempt", "Began"],
+        [
+            (each["request_id"], each["worker_id"], each["mode"], each["attempt"], when(each["started_at"]))
+            for each in requests
+        ],
+    )
+
+
+@command.command("gpus")
+@click.argument("app")
+@json_option
+def gpus(app: str, as_json: bool) -> None:
+    """Count the GPUs that the runners of APP hold, by machine type."""
+    from fal._nouns import Apps
+    from fal.cli.console import Screen, print_json
+
+    held = Apps(control_api()).gpus(app)
+    if as_json:
+        print_json({"total": sum(held.values()), "gpus": held})
+        return
+    Screen().table(["Machine", "GPUs"], list(held.items()), empty="Its runners hold no GPU.")

@@ -12,7 +12,6 @@ from urllib.parse import quote
 import click
 
 from fal._problem import Problem
-from fal.cli.options import items_of
 
 #: Most that a list shows, and --all means.
 MOST_LISTED = 1000
@@ -49,5 +48,5 @@ def chosen(
         )
     if not everything:
         return list(request_ids)
-    found = items_of(api.json("GET", queue_path(api, app, what), params={"limit": MOST_LISTED}))
+    found = api.items(queue_path(api, app, what), params={"limit": MOST_LISTED})
     return [str(item["request_id"]) for item in found if fits(item)]

@@ -6,11 +6,10 @@ Reads and prints.
 from __future__ import annotations
 
 import sys
-from urllib.parse import quote
 
 import click
 
-from fal.cli.options import control_api, items_of, json_option
+from fal.cli.options import control_api, json_option
 
 
 @click.group("environments")
@@ -25,9 +24,10 @@ def command() -> None:
 @json_option
 def list_environments(as_json: bool) -> None:
     """List environments."""
+    from fal._nouns import Environments
     from fal.cli.console import Screen, print_json, when
 
-    environments = items_of(control_api().json("GET", "/api/v1/environments"))
+    environments = Environments(control_api()).list()
     if as_json:
         print_json(environments)
         return
@@ -41,9 +41,10 @@ def list_environments(as_json: bool) -> None:
 @json_option
 def create(name: str, description: str, as_json: bool) -> None:
     """Make an environment."""
+    from fal._nouns import Environments
     from fal.cli.console import Screen, print_json
 
-    answer = control_api().json("POST", "/api/v1/environments", json={"name": name, "description": description})
+    answer = Environments(control_api()).create(name, description)
     if as_json:
         print_json(answer)
         return
@@ -56,11 +57,12 @@ def create(name: str, description: str, as_json: bool) -> None:
 @json_option
 def delete(name: str, yes: bool, as_json: bool) -> None:
     """Delete an environment and its secrets. Its apps must be deleted before."""
+    from fal._nouns import Environments
     from fal.cli.console import Screen, print_json
 
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete the environment {name} with its secrets?", abort=True)
-    control_api().request("DELETE", f"/api/v1/environments/{quote(name, safe='')}")
+    Environments(control_api()).delete(name)
     if as_json:
         print_json({"deleted": name})
         return

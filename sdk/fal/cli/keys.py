@@ -5,11 +5,9 @@ A secret is printed once, when it is made.
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import click
 
-from fal.cli.options import control_api, ignored_options, items_of, json_option
+from fal.cli.options import control_api, json_option
 
 
 @click.group("keys")
@@ -19,37 +17,47 @@ def command() -> None:
 
 @command.command("create")
 @click.option("--name", "--desc", "name", default="", help="A note to yourself: who or what the key is for.")
+@click.option(
+    "--scope",
+    "--preset",
+    "scope",
+    default="FULL",
+    show_default=True,
+    metavar="SCOPE",
+    help="FULL; API: call apps; DEPLOY: deploy and look after them; READONLY: look.",
+)
 @json_option
-@ignored_options("--scope")
-def create(name: str, as_json: bool) -> None:
+def create(name: str, scope: str, as_json: bool) -> None:
     """Make a key and print it; it is shown this once."""
+    from fal._nouns import Keys, key_scope
     from fal.cli.console import Screen, print_json
 
-    answer = control_api().json("POST", "/api/v1/keys", json={"name": name})
-    key = answer.get("key") or f"{answer.get('key_id')}:{answer.get('secret')}"
+    answer = Keys(control_api()).create(name, key_scope(scope))
     if as_json:
-        print_json({**answer, "key": key})
+        print_json(answer)
         return
     screen = Screen()
     screen.line("Key created. Keep it now; it is not shown again.")
-    screen.exact(f"FAL_KEY='{key}'")
+    screen.exact(f"FAL_KEY='{answer['key']}'")
 
 
 @command.command("list")
 @json_option
 def list_keys(as_json: bool) -> None:
     """List keys, without their secrets."""
+    from fal._nouns import Keys
     from fal.cli.console import Screen, print_json, when
 
-    keys = items_of(control_api().json("GET", "/api/v1/keys"))
+    keys = Keys(control_api()).list()
     if as_json:
         print_json(keys)
         return
     Screen().table(
-        ["Key", "Name", "Created", ""],
+        ["Key", "Scope", "Name", "Created", ""],
         [
             (
                 key.get("key_id"),
+                key.get("scope"),
                 key.get("name"),
                 when(key.get("created_at")),
                 "revoked" if key.get("revoked") else "",
@@ -65,11 +73,10 @@ def list_keys(as_json: bool) -> None:
 @json_option
 def revoke(key_id: str, as_json: bool) -> None:
     """Take a key back; calls with it are refused from now on."""
+    from fal._nouns import Keys
     from fal.cli.console import Screen, print_json
 
-    # A whole key pasted here must not end up in a URL, and thereby in logs.
-    name = key_id.partition(":")[0]
-    control_api().request("DELETE", f"/api/v1/keys/{quote(name, safe='')}")
+    name = Keys(control_api()).revoke(key_id)
     if as_json:
         print_json({"revoked": name})
         return

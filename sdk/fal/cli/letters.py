@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fal.cli.choosing import all_option, chosen, limit_option, queue_path
-from fal.cli.options import control_api, items_of, json_option
+from fal.cli.options import control_api, json_option
 
 
 @click.group("letters")
@@ -28,7 +28,7 @@ def list_letters(app: str, limit: int, as_json: bool) -> None:
     from fal.cli.console import Screen, print_json, when
 
     api = control_api()
-    letters = items_of(api.json("GET", queue_path(api, app, "letters"), params={"limit": limit}))
+    letters = api.items(queue_path(api, app, "letters"), params={"limit": limit})
     if as_json:
         print_json(letters)
         return

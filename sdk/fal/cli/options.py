@@ -49,9 +49,3 @@ def control_api() -> Any:
     from fal._server import ControlApi
 
     return ControlApi(find_server())
-
-
-def items_of(answer: Any) -> list[dict[str, Any]]:
-    """The entries of a list answer: ``{"items": [...]}``."""
-    items = answer.get("items", []) if isinstance(answer, dict) else answer
-    return [item for item in items or [] if isinstance(item, dict)]

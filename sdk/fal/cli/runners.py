@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import sys
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -16,12 +15,13 @@ from fal.cli.logs import (
     Wanted,
     follow_option,
     limit_option,
+    moment,
     search_option,
     show_logs,
     since_option,
     until_option,
 )
-from fal.cli.options import control_api, items_of, json_option
+from fal.cli.options import control_api, json_option
 
 
 @click.group("runners")
@@ -30,27 +30,37 @@ def command() -> None:
 
 
 state_option = click.option("--state", default=None, metavar="STATE", help="Only those in that state, as in idle.")
+born_option = click.option(
+    "--since", callback=moment, metavar="TIME", help="Only those that started then or later, as in 15m or 2h."
+)
 app_option = click.option("--app", default=None, help="Its app; looked up when not given.")
 
 
 @command.command("list")
 @click.argument("app", required=False)
 @state_option
+@born_option
 @json_option
-def list_runners(app: str | None, state: str | None, as_json: bool) -> None:
+def list_runners(app: str | None, state: str | None, since: float | None, as_json: bool) -> None:
     """List runners: those of APP, or of all apps."""
-    show_runners(app, as_json, state)
+    show_runners(app, as_json, state, since)
 
 
-def show_runners(app: str | None, as_json: bool, state: str | None = None) -> None:
-    """Print the runners of one app, or of every app when ``app`` is None; only those in ``state`` if it is given."""
-    from fal.cli.console import Screen, print_json, when
+def show_runners(app: str | None, as_json: bool, state: str | None = None, since: float | None = None) -> None:
+    """Print the runners of one app, or of every app when ``app`` is None.
+
+    Args:
+        state: only those in it. since: only those that started then (unix seconds) or later.
+    """
+    from fal._nouns import Apps, Runners
+    from fal.cli.console import Screen, print_json, unix_time, when
 
     api = control_api()
-    names = [app] if app else [str(item["app"]) for item in items_of(api.json("GET", "/api/v1/apps"))]
-    workers = [item for name in names for item in items_of(api.json("GET", api.app_path(name, "/workers")))]
+    workers = Apps(api).runners(app) if app else Runners(api).list()
     if state is not None:
         workers = [item for item in workers if str(item.get("state")).lower() == state.lower()]
+    if since is not None:
+        workers = [item for item in workers if unix_time(item.get("created_at")) >= since]
     if as_json:
         print_json(workers)
         return
@@ -97,24 +107,27 @@ def _start(worker: dict[str, Any]) -> str:
 @json_option
 def logs(runner: str, app: str | None, follow: bool, limit: int, as_json: bool, **window: Any) -> None:
     """Show what one RUNNER (an id from `fal runners list`) logged."""
+    from fal._nouns import Runners
+
     api = control_api()
     wanted = Wanted(worker_id=runner, **window)
-    show_logs(api, app or _app_of(api, runner), wanted, follow=follow, limit=limit, as_json=as_json)
+    show_logs(api, app or Runners(api).app_of(runner), wanted, follow=follow, limit=limit, as_json=as_json)
 
 
 @command.command("gpus")
 @json_option
 def gpus(as_json: bool) -> None:
     """Count the GPUs that your runners hold, by machine type."""
+    from fal._nouns import Runners
     from fal.cli.console import Screen, print_json
 
-    answer = control_api().json("GET", "/rest/applications/metrics")
+    metrics = Runners(control_api()).metrics()
     if as_json:
-        print_json(answer)
+        print_json(metrics)
         return
     rows = [
         (app, name, count)
-        for app, held in sorted(answer["apps"].items())
+        for app, held in sorted(metrics["apps"].items())
         for name, count in sorted(held["gpu_count_by_type"].items())
         if count
     ]
@@ -140,30 +153,67 @@ def kill(runner: str, app: str | None, as_json: bool) -> None:
     _stop(runner, app, "kill", as_json)
 
 
-@command.command("exec", context_settings={"ignore_unknown_options": True})
+@command.command("exec", context_settings={"allow_interspersed_args": False})
+@click.option("--interactive", "-i", is_flag=True, help="Send this command's input.")
+@click.option("--tty", "-t", is_flag=True, help="With a terminal, for shells and programs such as top; implies -i.")
+@app_option
 @click.argument("runner")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="COMMAND...")
-@app_option
-def execute(runner: str, arguments: tuple[str, ...], app: str | None) -> None:
+def execute(runner: str, arguments: tuple[str, ...], app: str | None, interactive: bool, tty: bool) -> None:
     """Run COMMAND beside a RUNNER: in its environment and its app's folder, without the app's secrets.
 
     \b
       fal runners exec RUNNER nvidia-smi
-      fal runners exec RUNNER -- sh -c 'du -sh /data/*'
+      fal runners exec RUNNER sh -c 'du -sh /data/*'
+      fal runners exec -it RUNNER python
+      fal runners exec -i RUNNER tar x -C /data < models.tar
 
-    Its output comes here, and its exit status is this command's. It gets no input, and ends with Ctrl-C.
+    Its output comes here, and its exit status is this command's. Without -i it gets no input, and ends with Ctrl-C;
+    with -t Ctrl-C is the COMMAND's. Options stand before RUNNER.
     """
+    words = list(arguments[1:] if arguments[0] == "--" else arguments)
+    if not words or words[0].startswith("-"):
+        from fal._problem import Problem
+
+        raise Problem(
+            f"{' '.join(words) or 'Nothing'} is no command.",
+            next_step="options stand before the runner: `fal runners exec -it RUNNER bash`.",
+        )
+    sys.exit(_execute(runner, words, app, interactive=interactive, tty=tty))
+
+
+@command.command("shell")
+@app_option
+@click.argument("runner")
+def shell(runner: str, app: str | None) -> None:
+    """A shell beside a RUNNER: `fal runners exec -it RUNNER bash`, or sh where there is no bash."""
+    words = ["sh", "-c", "if command -v bash >/dev/null; then exec bash -i; else exec sh -i; fi"]
+    sys.exit(_execute(runner, words, app, interactive=True, tty=True))
+
+
+def _execute(runner: str, words: list[str], app: str | None, *, interactive: bool, tty: bool) -> int:
+    """The command's exit status, as a shell would tell it."""
+    from fal._nouns import Runners
+
+    api = control_api()
+    path = Runners(api).path(runner, "/exec", app)
+    if interactive or tty:
+        from fal.cli.terminal import converse
+
+        return converse(api, path, words, terminal=tty)
+    return _listen(api, path, words)
+
+
+def _listen(api: Any, path: str, words: list[str]) -> int:
     from fal._problem import Problem
     from fal._server import StreamBroken
 
-    api = control_api()
-    path = api.app_path(app or _app_of(api, runner), f"/workers/{quote(runner, safe='')}/exec")
     streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
-    words = arguments[1:] if arguments[0] == "--" else arguments
     try:
-        for event in api.events(path, method="POST", json={"command": list(words)}):
+        for event in api.events(path, method="POST", json={"command": words}):
             if event.get("type") == "exit":
-                sys.exit(int(event["code"]) if event["code"] >= 0 else 128 - int(event["code"]))
+                code = int(event["code"])
+                return code if code >= 0 else 128 - code
             if stream := streams.get(str(event.get("type"))):
                 stream.write(base64.b64decode(event["data"]))
                 stream.flush()
@@ -173,26 +223,12 @@ def execute(runner: str, arguments: tuple[str, ...], app: str | None) -> None:
 
 
 def _stop(runner: str, app: str | None, how: str, as_json: bool) -> None:
+    from fal._nouns import Runners
     from fal.cli.console import Screen, print_json
 
-    api = control_api()
-    path = api.app_path(app or _app_of(api, runner), f"/workers/{quote(runner, safe='')}/stop")
-    answer = api.json("POST", path, json={"how": how})
+    answer = Runners(control_api()).stop(runner, how, app=app)
     if as_json:
         print_json(answer)
         return
     said = {"kill": "is killed", "drain": "finishes what it has and leaves", "replace": "leaves once it is replaced"}
     Screen().tick(f"Runner {runner} {said[how]}")
-
-
-def _app_of(api: Any, runner: str) -> str:
-    from fal._problem import Problem
-
-    for item in items_of(api.json("GET", "/api/v1/apps")):
-        name = str(item["app"])
-        if any(w.get("worker_id") == runner for w in items_of(api.json("GET", api.app_path(name, "/workers")))):
-            return name
-    raise Problem(
-        f"No app has a runner {runner!r} now.",
-        next_step="for one that is gone, name its app: `fal runners logs RUNNER --app APP`.",
-    )

@@ -6,11 +6,10 @@ What is set is never shown again, by no command.
 from __future__ import annotations
 
 import sys
-from urllib.parse import quote
 
 import click
 
-from fal.cli.options import control_api, env_option, items_of, json_option
+from fal.cli.options import control_api, env_option, json_option
 
 
 @click.group("secrets")
@@ -33,11 +32,11 @@ def set_secrets(pairs: tuple[str, ...], not_exposed_by_default: bool, env: str, 
       fal secrets set HF_TOKEN=hf_abc
       fal secrets set HF_TOKEN < token.txt     keeps it out of the shell's history
     """
+    from fal._nouns import Secrets
     from fal.cli.console import Screen, print_json
 
     values = _read(pairs)
-    body = {"values": values, "exposed": not not_exposed_by_default}
-    control_api().json("POST", "/api/v1/secrets", params={"env": env}, json=body)
+    Secrets(control_api()).set(values, exposed=not not_exposed_by_default, env=env)
     if as_json:
         print_json({"set": sorted(values), "env": env})
         return
@@ -69,9 +68,10 @@ def _read(pairs: tuple[str, ...]) -> dict[str, str]:
 @json_option
 def list_secrets(env: str, as_json: bool) -> None:
     """List secrets by name; their values are not shown."""
+    from fal._nouns import Secrets
     from fal.cli.console import Screen, print_json, when
 
-    secrets = items_of(control_api().json("GET", "/api/v1/secrets", params={"env": env}))
+    secrets = Secrets(control_api()).list(env)
     if as_json:
         print_json(secrets)
         return
@@ -91,11 +91,12 @@ def list_secrets(env: str, as_json: bool) -> None:
 @json_option
 def unset(names: tuple[str, ...], env: str, as_json: bool) -> None:
     """Forget secrets. Runners that are up keep them until they are replaced."""
+    from fal._nouns import Secrets
     from fal.cli.console import Screen, print_json
 
-    api = control_api()
+    secrets = Secrets(control_api())
     for name in names:
-        api.request("DELETE", f"/api/v1/secrets/{quote(name, safe='')}", params={"env": env})
+        secrets.unset(name, env)
         if not as_json:
             Screen().tick(f"Unset {name}")
     if as_json:

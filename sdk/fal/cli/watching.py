@@ -11,7 +11,6 @@ from typing import Any
 
 from fal._problem import Problem
 from fal.cli.console import Screen
-from fal.cli.options import items_of
 
 _LOOK_SECONDS = 1.0
 
@@ -52,7 +51,7 @@ class RunnerWatch:
         Raises:
             Problem: the server does not answer.
         """
-        seen = {str(item.get("worker_id")): item for item in items_of(self._api.json("GET", self._path))}
+        seen = {str(item.get("worker_id")): item for item in self._api.items(self._path)}
         if self._stopping.is_set():
             return
         for worker_id, worker in seen.items():

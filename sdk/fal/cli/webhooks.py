@@ -10,7 +10,7 @@ import sys
 import click
 
 from fal.cli.choosing import all_option, chosen, limit_option, queue_path
-from fal.cli.options import control_api, items_of, json_option
+from fal.cli.options import control_api, json_option
 
 
 @click.group("webhooks")
@@ -27,7 +27,7 @@ def list_webhooks(app: str, limit: int, as_json: bool) -> None:
     from fal.cli.console import Screen, print_json, when
 
     api = control_api()
-    webhooks = items_of(api.json("GET", queue_path(api, app, "webhooks"), params={"limit": limit}))
+    webhooks = api.items(queue_path(api, app, "webhooks"), params={"limit": limit})
     if as_json:
         print_json(webhooks)
         return

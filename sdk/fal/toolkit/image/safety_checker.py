@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from fal.toolkit._optional import needed
+from fal._needed import needed
 from fal.toolkit.image.reading import filter_by
 
 if TYPE_CHECKING:

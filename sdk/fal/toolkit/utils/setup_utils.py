@@ -6,7 +6,7 @@ import functools
 import os
 from typing import Any
 
-from fal.toolkit._optional import needed
+from fal._needed import needed
 
 
 def patch_onnx_runtime(

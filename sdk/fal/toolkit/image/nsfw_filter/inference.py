@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from fal.toolkit._optional import needed
+from fal._needed import needed
 from fal.toolkit.image.reading import read_image_from_url
 
 #: On the hub, so fetched once into the worker's cache under /data.
