@@ -10,8 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fal._endpoints import HealthCheck, endpoint, realtime
+    from fal._endpoints import endpoint, realtime
     from fal._functions import cached, function, isolated
+    from fal._health_check import HealthCheck
     from fal._settings import RetryConfig
     from fal.app import App, RequestContext
 
@@ -20,7 +21,7 @@ __version__ = "0.1.0"
 #: public name -> module that defines it
 _HOMES = {
     "App": "fal.app",
-    "HealthCheck": "fal._endpoints",
+    "HealthCheck": "fal._health_check",
     "RequestContext": "fal.app",
     "RetryConfig": "fal._settings",
     "cached": "fal._functions",

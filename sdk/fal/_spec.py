@@ -80,6 +80,23 @@ class EndpointSpec:
 
 
 @dataclass(frozen=True)
+class HealthCheckSpec:
+    """How a runner is asked whether it still works. Times in seconds; see ``fal.HealthCheck``.
+
+    Args:
+        path: an endpoint, or ``/health``, whose ``GET`` is answered by the app's ``health()``.
+        start_period_seconds: as written; ``startup_timeout`` is used where that is longer.
+    """
+
+    path: str
+    method: Literal["GET", "POST"] = "POST"
+    start_period_seconds: float = 30
+    timeout_seconds: float = 5
+    failure_threshold: int = 3
+    call_regularly: bool = True
+
+
+@dataclass(frozen=True)
 class AppSpec:
     """Everything the platform needs to know of one revision, besides its bundle's files. Times in seconds.
 
@@ -94,6 +111,7 @@ class AppSpec:
             0 takes whole GPUs.
         recycle_after_requests, recycle_after_seconds, recycle_above_mb: a worker that has served so many requests or so
             long, or whose processes take so many MiB of RAM, is replaced by a fresh one; 0: never.
+        health_check: None: the app has said nothing of its health.
     """
 
     name: str
@@ -117,6 +135,7 @@ class AppSpec:
     secrets: tuple[str, ...] | None = None
     env: str = "main"
     endpoints: tuple[EndpointSpec, ...] = ()
+    health_check: HealthCheckSpec | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
