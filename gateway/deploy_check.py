@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fal._spec import AppSpec, BundleFile, ScalingSpec
+from fal._spec import AppSpec, BundleFile, HealthCheckSpec, ScalingSpec
 
 from scheduler.store.records import AppRecord, RevisionRecord
 
@@ -53,10 +53,17 @@ def _settings(spec: AppSpec) -> Json:
         "constraints": list(environment.constraints),
         "exclude_newer": environment.exclude_newer,
     }
+    check = spec.health_check
+    chosen["health_check"] = None if check is None else f"{check.method} {check.path}, {_rest_of(check)}"
     for name in _SETTINGS:
         value = getattr(spec, name)
         chosen[name] = list(value) if isinstance(value, tuple) else value
     return chosen
+
+
+def _rest_of(check: HealthCheckSpec) -> str:
+    rest = asdict(check)
+    return ", ".join(f"{name} {value}" for name, value in rest.items() if name not in ("path", "method"))
 
 
 def _files(before: tuple[BundleFile, ...], after: tuple[BundleFile, ...]) -> list[Json]:

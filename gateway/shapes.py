@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
-from fal._spec import AppSpec, Auth, BundleFile, KeyScope, ScalingSpec
+from fal._spec import AppSpec, Auth, BundleFile, HealthCheckSpec, KeyScope, ScalingSpec
 from typing_extensions import TypedDict
 
 from scheduler.store.records import Priority, RevisionState, WorkerState
@@ -55,7 +55,10 @@ class Demand(TypedDict):
 
 
 class Worker(TypedDict):
-    """A worker, which users know as a runner. ``stages``: seconds of each stage of its start."""
+    """A worker, which users know as a runner. ``stages``: seconds of each stage of its start.
+
+    ``unhealthy``: it fails the app's health check and gets no request any more; ``retiring`` says how.
+    """
 
     app: str
     worker_id: str
@@ -68,6 +71,7 @@ class Worker(TypedDict):
     gpu_ids: list[int]
     gpu_memory_mb: int
     retiring: str | None
+    unhealthy: bool
     created_at: str
     ready_at: str | None
     idle_since: str | None
@@ -170,6 +174,7 @@ class App(Pointed):
     entry_file: NotRequired[str]
     machine_types: NotRequired[list[str]]
     endpoints: NotRequired[dict[str, Urls]]
+    health_check: NotRequired[HealthCheckSpec | None]
     gpu_memory_mb: NotRequired[int]
     gpu_peak_mb: NotRequired[int | None]
     last_startup_error: NotRequired[str | None]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from fal._health_check import health_check_fault
 from fal._limits import APP_NAME_RULE, is_app_name, number_fault
 from fal._spec import AppSpec, BundleFile, ScalingSpec
 from pydantic import TypeAdapter, ValidationError
@@ -62,6 +63,9 @@ def read_spec(value: Any) -> AppSpec:
         _require_number("cancel_grace_seconds", spec.cancel_grace_seconds)
     for endpoint in spec.endpoints:
         _require(endpoint.path.startswith("/"), f"Endpoint path {endpoint.path!r} must begin with /")
+    if spec.health_check is not None:
+        fault = health_check_fault(spec.health_check, [e.path for e in spec.endpoints if not e.is_websocket])
+        _require(fault is None, fault or "")
     _require(_can_be_stored(spec.metadata), "metadata is too deep; nest at most 100 levels")
     check_scaling(spec.scaling)
     return spec

@@ -167,6 +167,7 @@ def app(
         body["class_name"], body["entry_file"] = revision.spec.class_name, revision.spec.entry_file
         body["machine_types"] = list(revision.spec.machine_types)
         body["endpoints"] = endpoints(revision, urls)
+        body["health_check"] = revision.spec.health_check
         body["last_startup_error"] = revision.last_startup_error
         body["startup_failures"] = revision.startup_failures
         body["health"] = "UNHEALTHY" if revision.startup_failures or revision.crash_streak else "OK"
@@ -239,6 +240,7 @@ def worker(record: WorkerRecord) -> shapes.Worker:
         "gpu_ids": list(record.gpu_ids),
         "gpu_memory_mb": record.gpu_memory_mb,
         "retiring": record.retiring,
+        "unhealthy": record.unhealthy,
         "created_at": _iso_ms(record.created_at_ms),
         "ready_at": _iso_ms(record.ready_at_ms),
         "idle_since": _iso_ms(record.idle_since_ms),

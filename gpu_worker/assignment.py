@@ -1,7 +1,7 @@
 """What a supervisor is told when it is started: everything it needs to start the runner before it talks to the store.
 
 Plain data that travels as JSON on the supervisor's standard input, so that neither arguments nor environment show the
-store's address. Standard library only: the supervisor reads it before anything else.
+store's address. Standard library only (and the SDK's spec): the supervisor reads it before anything else.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from fal._spec import HealthCheckSpec
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Assignment:
         for_calls, setup_function, exposed_port: as ``AppSpec``.
         runner_tasks, runner_memory: as ``AgentSettings``.
         secrets: variables that the app gets once it runs; its log does not show their values.
+        health_check: how the runner is asked whether it works; None: it is not.
+        health_seconds: pause between two such checks.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
         simulated_gpus: the cards are not there; RAM stands for their memory.
         recycle_after_requests, recycle_after_seconds, recycle_above_mb: as ``AppSpec``.
@@ -67,6 +71,8 @@ class Assignment:
     storage_hosts: tuple[str, ...] = ()
     stages: dict[str, float] = field(default_factory=dict)
     ping_seconds: float = 8.0
+    health_check: HealthCheckSpec | None = None
+    health_seconds: float = 15.0
     files: dict[str, str] = field(default_factory=dict)
     simulated_gpus: bool = False
     recycle_after_requests: int = 0
@@ -97,4 +103,6 @@ class Assignment:
         known = {f.name: raw[f.name] for f in fields(cls) if f.name in raw}
         for name in ("gpu_ids", "skip_retry_conditions", "storage_hosts"):
             known[name] = tuple(known.get(name, ()))
+        if known.get("health_check") is not None:
+            known["health_check"] = HealthCheckSpec(**known["health_check"])
         return cls(**known)

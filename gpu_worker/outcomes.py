@@ -21,6 +21,8 @@ StopRunner = Literal["no", "drain", "kill"]
 _STOP_RUNNER = b"x-fal-stop-runner"
 #: An instruction on 5xx and 429, where callers may see it too; noise on everything else.
 _NEEDS_RETRY = b"x-fal-needs-retry"
+#: The app asks to be asked for its health.
+_HEALTH_CHECK = b"x-fal-runner-health-check"
 _TRUE = (b"1", b"true", b"yes")
 _RETRIED_STATUSES = (503, 504)
 
@@ -30,6 +32,7 @@ class Verdict:
     """What to do with an answer: keep ``outcome``, or retry with it as the last word; and what of the runner.
 
     ``budget`` is how many retries of the kind ``condition`` the request may have, None for as many as it has attempts.
+    ``check``: the app asks for a health check.
     """
 
     outcome: Outcome
@@ -37,6 +40,7 @@ class Verdict:
     stop: StopRunner
     budget: int | None = None
     condition: str = "server_error"
+    check: bool = False
 
 
 def judge(
@@ -56,11 +60,14 @@ def judge(
     """
     kept: list[tuple[str, str]] = []
     needs_retry = stop_runner = None
+    check = False
     failing = status >= 500 or status == 429
     for name, value in headers:
         lowered = name.lower()
         if lowered == _STOP_RUNNER:
             stop_runner = value.strip().lower() in _TRUE
+        elif lowered == _HEALTH_CHECK:
+            check = value.strip().lower() in _TRUE
         elif lowered == _NEEDS_RETRY:
             needs_retry = value.strip().lower() in _TRUE
             if failing:
@@ -71,7 +78,7 @@ def judge(
     if fault is not None:
         return _after_fault(fault, outcome, needs_retry if failing else None, stop_runner, rules, call)
     if not failing and stop_runner is None:
-        return Verdict(outcome, False, "no")
+        return Verdict(outcome, False, "no", check=check)
     if needs_retry is not None and failing:
         retry, budget = needs_retry, None  # the app's word on this very answer is stronger than any budget
     else:
@@ -80,7 +87,7 @@ def judge(
     stop: StopRunner = "kill" if status == 503 else "no"
     if stop_runner is not None:
         stop = "no" if not stop_runner else "kill" if status == 503 else "drain"
-    return Verdict(outcome, retry, stop, budget)
+    return Verdict(outcome, retry, stop, budget, check=check)
 
 
 def _after_fault(

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fal._spec import AppSpec, HealthCheckSpec
+
 from envbuilder import BuildSettings, Environment, EnvironmentGone, find, hold
 from gpu_worker import lessons
 from gpu_worker.assignment import Assignment
@@ -116,6 +118,8 @@ def _assignment(
         storage_hosts=storage_hosts(settings),
         stages={"environment": time.monotonic() - began},
         ping_seconds=settings.ping_seconds,
+        health_check=_health_check(spec),
+        health_seconds=settings.health_seconds,
         files=dict(settings.files),
         recycle_after_requests=spec.recycle_after_requests,
         recycle_after_seconds=spec.recycle_after_seconds,
@@ -128,6 +132,14 @@ def _assignment(
         simulated_gpus=settings.gpu_source not in (None, nvml_gpus),
         lessons_file=str(lessons.file_of(data, worker, environment.key, revision.bundle_hash)),
     )
+
+
+def _health_check(spec: AppSpec) -> HealthCheckSpec | None:
+    """Nobody is expected to be well before it had the time to start."""
+    check = spec.health_check
+    if check is None:
+        return None
+    return replace(check, start_period_seconds=max(check.start_period_seconds, spec.startup_timeout))
 
 
 def storage_hosts(settings: AgentSettings) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from fal._runner.protocol import (
 
 from gpu_worker import process_tree
 from gpu_worker.assignment import Assignment
+from gpu_worker.health import CHECK_ID
 from gpu_worker.log_lines import LogLines, PipeLines
 from gpu_worker.runner_link import RunnerLink
 from gpu_worker.runner_process import RunnerProcess
@@ -84,7 +85,7 @@ class RunnerTalk:
         self.start_kind = "spawn"
         self._loop = asyncio.get_running_loop()
         self._store: Store | None = None
-        self._app = assignment.app
+        self.app = assignment.app
         self.logs = LogLines(self._append_logs, assignment.worker_id, assignment.secrets.values())
         owner = assignment.app.partition("/")[0]
         self.files = SavedFiles(Path(assignment.files_dir), owner, self._adopt, self._complain)
@@ -161,7 +162,7 @@ class RunnerTalk:
             if self.serving is not None:
                 self.serving.receive(message)
         elif isinstance(message, Log):
-            self.logs.add(message.level, message.message, at=message.at, request_id=message.request_id)
+            self.logs.add(message.level, message.message, at=message.at, request_id=_of_caller(message.request_id))
         elif isinstance(message, Pong):
             self._pongs = message.n
         elif isinstance(message, FileSaved):
@@ -211,7 +212,7 @@ class RunnerTalk:
     async def _append_logs(self, entries: Sequence[LogEntry]) -> None:
         if self._store is None:
             raise StoreUnavailable
-        await self._store.logs.append(self._app, entries)
+        await self._store.logs.append(self.app, entries)
 
     def _adopt(self, path: Path, file_id: str, name: str, content_type: str, lifecycle: Lifecycle) -> None:
         if self._store is None:
@@ -219,7 +220,12 @@ class RunnerTalk:
         self._store.files.adopt(path, file_id, name, content_type, lifecycle)
 
     def _complain(self, line: str, request_id: str | None) -> None:
-        self._loop.call_soon_threadsafe(lambda: self.logs.add("ERROR", line, request_id=request_id))
+        self._loop.call_soon_threadsafe(lambda: self.logs.add("ERROR", line, request_id=_of_caller(request_id)))
+
+
+def _of_caller(request_id: str | None) -> str | None:
+    """None for what the supervisor asked itself: nobody could look up its log."""
+    return None if request_id is not None and request_id.startswith(CHECK_ID) else request_id
 
 
 def _same(lines: PipeLines) -> PipeLines:

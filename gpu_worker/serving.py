@@ -32,6 +32,7 @@ from fal._spec import WEBSOCKET
 
 from gpu_worker import outcomes
 from gpu_worker.flight import Answer, Ending, Flight
+from gpu_worker.health import DOUBTFUL, HealthChecks
 from gpu_worker.log_lines import LAST_LINES
 from gpu_worker.outcomes import StopRunner
 from gpu_worker.runner_talk import RunnerTalk
@@ -53,12 +54,16 @@ _SOCKET = (SocketMessage, SocketTaken, SocketAccept, SocketClose)
 
 @dataclass(frozen=True)
 class Limits:
-    """The app's own settings that matter here. Seconds; ``cancel_grace`` None: a cancelled request is waited for."""
+    """The app's own settings that matter here. Seconds; ``cancel_grace`` None: a cancelled request is waited for.
+
+    ``checked``: a runner is asked for its health all the time, so that one good answer alone proves nothing.
+    """
 
     slots: int
     request_timeout: float
     rules: RetryRules
     cancel_grace: float | None = None
+    checked: bool = False
 
 
 class Serving:
@@ -95,6 +100,11 @@ class Serving:
         self._ending: Ending | None = None
         self._suspects = 0
         self.answered = 0
+        #: told of answers that are no request's, and of those that make a check worth while
+        self.health: HealthChecks | None = None
+        self._last_answer_at = 0.0
+        self._last_answered_began = 0.0
+        self._served_well_at: float | None = None
         self._leaving: Ending | None = None
         self._proved = False
         self._watch: asyncio.TimerHandle | None = None
@@ -107,6 +117,14 @@ class Serving:
     def in_flight(self) -> int:
         """Attempts at the runner right now."""
         return len(self._flights)
+
+    def busy_since(self, at: float) -> bool:
+        """Whether a request has been at the runner at any moment since then (of the loop's time)."""
+        return bool(self._flights) or self._last_answer_at >= at
+
+    def overtaken(self, at: float) -> bool:
+        """Whether a request that was sent after that moment has been answered."""
+        return self._last_answered_began > at
 
     async def run(self) -> None:
         """Claim and serve until the inbox is closed and everything held has ended.
@@ -222,7 +240,9 @@ class Serving:
 
     async def _answered(self, flight: Flight, answer: Answer) -> None:
         claim = flight.claim
-        seconds = self._loop.time() - flight.began
+        now = self._last_answer_at = self._loop.time()
+        seconds = now - flight.began
+        self._last_answered_began = max(self._last_answered_began, flight.began)
         rules, fault = self._limits.rules, flight.fault
         verdict = outcomes.judge(
             answer.status,
@@ -248,7 +268,12 @@ class Serving:
         else:
             await self._finish(claim, outcome, more=verdict.stop == "no")
         if not self._proved and fault is None and answer.status < 500:
-            await self._prove(claim)
+            if self._limits.checked:
+                self._served_well_at = self._served_well_at or now
+            else:
+                await self.prove()
+        if self.health is not None and (verdict.check or answer.status in DOUBTFUL):
+            self.health.ask_soon()
         if verdict.stop != "no":
             why = f"the app answered {answer.status} and needs a new runner"
             self._leave(verdict.stop, _gpu_failed(fault) if fault is not None else why)
@@ -267,11 +292,21 @@ class Serving:
         suspects = self._suspects if ending.blames else 0
         await self._retry(claim, ending.why, ending.last_word, condition, budget, suspects=suspects, delay_ms=delay)
 
-    async def _prove(self, claim: Claimed) -> None:
+    async def prove(self) -> None:
         """This runner can serve: whatever its revision's other workers died of, the next one need not wait."""
         self._proved = True
         with contextlib.suppress(StoreError):
-            await self._store.apps.crash_streak_ended(claim.app, self._revision)
+            await self._store.apps.crash_streak_ended(self._talk.app, self._revision)
+
+    async def found_healthy(self, at: float) -> None:
+        """A check that was sent at that time passed: what the runner had served by then did it no harm."""
+        if not self._proved and self._served_well_at is not None and self._served_well_at < at:
+            await self.prove()
+
+    def leave_hung(self, why: str) -> None:
+        """End the runner, which does not react though it has nothing to do; what still comes goes to another one."""
+        self._leaving = Ending(why, outcomes.runner_disconnected(why))
+        self._leave("kill", why)
 
     def _leave(self, how: StopRunner, why: str) -> None:
         """The runner must go; from this moment no finish brings another request to it."""
@@ -426,6 +461,9 @@ class Serving:
             return
         flight = self._flights.get((message.id, message.attempt))  # type: ignore[attr-defined]
         if flight is None:
+            if kind is Response and self.health is not None:
+                assert isinstance(message, Response)
+                self.health.receive(message)
             return
         if kind is Response:
             assert isinstance(message, Response)

@@ -47,6 +47,7 @@ class AgentSettings:
         passed_environ: what runners inherit of this process's environment.
         stop_grace: how long workers may drain when the agent is stopped.
         ping_seconds: pause between two pings of a runner; three unanswered in a row mean that it hangs.
+        health_seconds: pause between two health checks of a runner whose app has one.
         files: where users' files are kept, by variable; empty: in the data folder.
         log_level: of the agent's own lines on standard error.
         zygotes: bounds of the processes that have imported ahead (see ``zygotes``).
@@ -66,6 +67,7 @@ class AgentSettings:
     passed_environ: Mapping[str, str] = field(default_factory=dict)
     stop_grace: float = 40.0
     ping_seconds: float = 8.0
+    health_seconds: float = 15.0
     files: Mapping[str, str] = field(default_factory=dict)
     log_level: str = "INFO"
     zygotes: ZygoteLimits = field(default_factory=ZygoteLimits)
@@ -98,6 +100,7 @@ class AgentSettings:
             passed_environ=passed_environ(environ, names),
             stop_grace=_seconds(environ, "KEEPWARM_STOP_GRACE", 40.0),
             ping_seconds=_seconds(environ, "KEEPWARM_PING_SECONDS", 8.0),
+            health_seconds=_seconds(environ, "KEEPWARM_HEALTH_SECONDS", 15.0),
             files=files_variables(environ),
             log_level=_level(environ.get("KEEPWARM_LOG_LEVEL", "INFO").upper()),
             zygotes=ZygoteLimits(

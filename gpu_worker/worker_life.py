@@ -24,10 +24,12 @@ from gpu_worker import lessons, outcomes, process_tree, read_ahead
 from gpu_worker.assignment import Assignment
 from gpu_worker.commands import Commands
 from gpu_worker.flight import Ending
-from gpu_worker.gpu_usage import GpuUsage, ram_usage, usage_source
+from gpu_worker.gpu_usage import GpuUsage, usage_source
+from gpu_worker.health import HealthChecks
 from gpu_worker.runner_process import RunnerProcess
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.serving import Limits, Serving
+from gpu_worker.wear import wear
 from scheduler.store import Inbox, Store
 from scheduler.store.errors import StoreError, StoreUnavailable
 from scheduler.store.outcomes import NOT_READY_IN_TIME
@@ -79,6 +81,7 @@ class Worker:
         self._serving: Serving | None = None
         self._ready_at = 0.0
         self._retiring = False
+        self._checking: asyncio.Task[None] | None = None
         self._commands: Commands | None = None
         self._usage = GpuUsage(assignment.gpu_ids, usage_source(assignment.simulated_gpus))
 
@@ -116,6 +119,8 @@ class Worker:
             self._how = how
         if how == "kill":
             self._runner.kill()
+        if self._checking is not None:
+            self._checking.cancel()
         self._news.set()
 
     # --- the whole, step by step --------------------------------------------------------------------------------------
@@ -142,6 +147,7 @@ class Worker:
                 if self._gone is not None:
                     self._serving.runner_ended(self._gone)
                 duties += [self._loop.create_task(self._renew(inbox)), self._loop.create_task(self._ping())]
+                duties += self._check_health(store, inbox, self._serving)
                 await self._serve(store, inbox, self._serving)
             await self._end_runner()
             await self._talk.last_words()
@@ -299,27 +305,15 @@ class Worker:
 
     async def _retire_if_worn(self, store: Store) -> None:
         """Ask for a successor, and serve on until it is there."""
-        why = self._wear() if self._serving is not None and not self._retiring else None
+        if self._serving is None or self._retiring:
+            return
+        why = wear(self._a, self._serving.answered, self._ready_at, self._runner.pid)
         if why is None:
             return
         with contextlib.suppress(StoreError):
             await store.workers.update(self._a.app, self._a.worker_id, retiring=why)
             self._retiring = True
             self._talk.logs.add("INFO", f"This runner is replaced: {why}.")
-
-    def _wear(self) -> str | None:
-        a, served = self._a, self._serving.answered if self._serving is not None else 0
-        if 0 < a.recycle_after_requests <= served:
-            return f"it has served {served} requests (recycle_after_requests)"
-        age = time.monotonic() - self._ready_at
-        if 0 < a.recycle_after_seconds <= age:
-            return f"it has served for {age:.0f} s (recycle_after_seconds)"
-        if a.recycle_above_mb:
-            pid = self._runner.pid
-            taken = sum(ram_usage({pid, *process_tree.descendants(pid)}).values())
-            if taken >= a.recycle_above_mb:
-                return f"it takes {taken} MiB of RAM (recycle_above_memory)"
-        return None
 
     async def _measure_gpus(self, store: Store) -> None:
         """What its revision's workers need of a GPU is learned from what they use; see ``placing.need_of``."""
@@ -348,6 +342,42 @@ class Worker:
         why = f"the runner did not react for {seconds:g} s"
         self._gone = Ending(why, outcomes.runner_hung(seconds), "connection_error", blames=True)
         self.stop("kill", why)
+
+    def _check_health(self, store: Store, inbox: Inbox, serving: Serving) -> list[asyncio.Task[None]]:
+        check = self._a.health_check
+        if check is None or self._how is not None:
+            return []
+
+        async def failed(why: str, silent: bool) -> None:
+            await self._unhealthy(store, inbox, serving, why, silent=silent)
+
+        serving.health = HealthChecks(
+            check,
+            self._a.health_seconds,
+            self._a.ordered_at + check.start_period_seconds,
+            serving,
+            self._talk.send,
+            passed=serving.found_healthy,
+            excused=lambda why: self._talk.logs.add("WARN", why),
+            failed=failed,
+        )
+        self._checking = self._loop.create_task(serving.health.run())
+        return [self._checking]
+
+    async def _unhealthy(self, store: Store, inbox: Inbox, serving: Serving, why: str, *, silent: bool) -> None:
+        """Take nothing new, and stay until a successor is there. A runner that does not react though it has nothing to
+        do is of no use to anybody; one that has is left to its requests, whatever its checks say."""
+        why = self._talk.logs.masked(why)  # it is kept with the worker and its revision
+        inbox.rest()
+        self._retiring = True
+        self._talk.logs.add("ERROR", f"This runner is replaced: {why}.")
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                await store.workers.mark_unhealthy(self._a.app, self._a.worker_id, why)
+                break
+            await asyncio.sleep(1.0)
+        if silent and serving.in_flight == 0:
+            serving.leave_hung(why)
 
     # --- events -------------------------------------------------------------------------------------------------------
 
@@ -380,7 +410,9 @@ class Worker:
 
     def _limits(self) -> Limits:
         rules = RetryRules(frozenset(self._a.skip_retry_conditions), self._a.retry_config)
-        return Limits(max(1, self._a.max_multiplexing), self._a.request_timeout, rules, self._a.cancel_grace)
+        checked = self._a.health_check is not None and self._a.health_check.call_regularly
+        slots = max(1, self._a.max_multiplexing)
+        return Limits(slots, self._a.request_timeout, rules, self._a.cancel_grace, checked)
 
 
 def _keep_lessons(assignment: Assignment, learned: Learned, folders: Sequence[str], forked: bool) -> None:

@@ -211,7 +211,7 @@ def _hold_back(
     )
     retry_at = last + back_off_ms(failures)
     if now_ms < retry_at:
-        why = "its workers crash one after the other" if crashing else f"the last {failures} start(s) failed"
+        why = "its workers fail one after the other" if crashing else f"the last {failures} start(s) failed"
         return 0, f"{why}; next try in {(retry_at - now_ms) / 1000:.1f} s", retry_at
     return max(0, min(start, 1 - len(supply.starting))), None, None
 

@@ -160,7 +160,7 @@ class Reconciler:
         self._held[revision.app] = trouble
         log.warning("held back", app=revision.app, why=held)
         if revision.crash_streak:
-            line = f"No new worker for now: {held}. Last crash: {revision.last_crash}"
+            line = f"No new worker for now: {held}. The last one: {revision.last_crash}"
             await self._store.logs.append(revision.app, [LogEntry("", seen.now_ms / 1000, "WARN", line)])
 
     async def _end_hopeless(self, revision: RevisionRecord, workers: tuple[WorkerRecord, ...]) -> None:

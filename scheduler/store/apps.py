@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 import orjson
-from fal._spec import AppSpec, Auth, BundleFile, EndpointSpec, EnvironmentSpec, ScalingSpec
+from fal._spec import AppSpec, Auth, BundleFile, EndpointSpec, EnvironmentSpec, HealthCheckSpec, ScalingSpec
 
 from . import keys
 from .connection import Arg, Redis
@@ -305,10 +305,12 @@ def _frozen(value: Any) -> Any:
 
 
 def _spec(raw: dict[str, Any]) -> AppSpec:
+    check = raw.get("health_check")
     parts = {
         "environment": _known(EnvironmentSpec, raw["environment"]),
         "scaling": _known(ScalingSpec, raw["scaling"]),
         "endpoints": tuple(_known(EndpointSpec, endpoint) for endpoint in raw["endpoints"]),
+        "health_check": _known(HealthCheckSpec, check) if check is not None else None,
     }
     spec: AppSpec = _known(AppSpec, raw | parts)
     # free-form JSON keeps its lists

@@ -68,6 +68,7 @@ class Inbox:
         self._asking = False
         self._asked_at = 0.0
         self._closed = False
+        self._resting = False
         self._subscription: Subscription | None = None
 
     async def open(self, subscriber: Subscriber) -> None:
@@ -116,7 +117,7 @@ class Inbox:
             if self._closed and not self._held:
                 self._wake(len(self._waiters))
                 raise InboxClosed
-            if not (self._parked or self._asking or self._closed or self._ready or self._solo):
+            if not (self._parked or self._asking or self._closed or self._resting or self._ready or self._solo):
                 await self._ask()
             else:
                 await self._wait()
@@ -251,7 +252,7 @@ class Inbox:
                 self._blobs.put, outcome.body, app=claim.app, request_id=claim.request_id
             )
         failed = outcome.error_type is not None or outcome.status >= 400
-        take_more = claim_next and not self._closed and not self._ready
+        take_more = claim_next and not (self._closed or self._resting or self._ready)
         ticks = self._ticks
         kept, answer = await _FINISH(
             self._redis,
@@ -314,6 +315,10 @@ class Inbox:
         """Takes nothing new from now on; ``next`` hands out what is leased already and then raises InboxClosed."""
         self._closed = True
         self._wake(len(self._waiters))
+
+    def rest(self) -> None:
+        """Asks for nothing from now on, and stays open: ``next`` waits. What was on its way is still handed out."""
+        self._resting = True
 
     # --- pushed ---------------------------------------------------------------------------------------------------
 

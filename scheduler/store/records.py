@@ -280,7 +280,8 @@ class WorkerRecord:
     ``idle_since_ms``: when its last request ended or it became ready; None while it has work or is not ready.
     ``leftover``: slots still taken by code whose request has ended without it (cancelled, lease lost).
     ``gpu_memory_mb``: MiB that it was given of each of its GPUs; 0: they are all its own. ``retiring``: why it should
-    be replaced; until another one serves in its place it goes on.
+    be replaced; until another one serves in its place it goes on, or stays without getting requests if it is
+    ``unhealthy``: it fails the app's health check.
     """
 
     app: str
@@ -305,6 +306,7 @@ class WorkerRecord:
     gpu_memory_mb: int = 0
     retiring: str | None = None
     start_kind: str | None = None
+    unhealthy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

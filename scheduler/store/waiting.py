@@ -62,7 +62,8 @@ def _cause(
 ) -> str:
     if revision is None or revision.state is not RevisionState.READY:
         return "the app's first revision is still being built"
-    supply = [w for w in seen.workers if w.revision == revision.revision and w.stop_requested is None]
+    current = [w for w in seen.workers if w.revision == revision.revision and w.stop_requested is None]
+    supply = [w for w in current if not w.unhealthy]
     starting = [w for w in supply if w.state in _STARTING]
     ready = [w for w in supply if w.state in _READY]
     if starting and not ready:
@@ -81,7 +82,7 @@ def _cause(
     if environment.state is EnvironmentState.FAILED:
         return f"the app's environment could not be built ({_first_line(environment.error)})"
     if (next_start := next_start_ms(revision)) > seen.now_ms:
-        trouble, what = (revision.last_crash, "its runners crash one after the other")
+        trouble, what = (revision.last_crash, "its runners fail one after the other")
         if revision.startup_failures >= revision.crash_streak:
             trouble, what = (revision.last_startup_error, "its last start failed")
         left = f"the next try is in {_span(next_start - seen.now_ms)}, at {_clock(next_start)}"

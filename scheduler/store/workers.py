@@ -141,6 +141,16 @@ class Workers:
         count: int = await SCRIPTS["retire"](self._redis, app, worker_id=worker_id or "", why=why)
         return count
 
+    async def mark_unhealthy(self, app: str, worker_id: str, why: str) -> bool:
+        """A worker fails its health check: it gets no request any more, and another one takes its place.
+
+        Its revision counts it as a crash; the more of them one after the other, the later the next one starts.
+
+        Returns:
+            False when it is gone or was told to stop, which says all.
+        """
+        return bool(await SCRIPTS["mark_unhealthy"](self._redis, app, worker_id=worker_id, why=why))
+
     async def remove(self, app: str, worker_id: str, reason: str, *, crashed: bool = False) -> None:
         """The worker has ended: what it still held counts as lost at once, and its host's order is done.
 
@@ -205,4 +215,5 @@ def worker_record(app: str, fields: dict[str, str]) -> WorkerRecord:
         gpu_memory_mb=int(fields.get("gpu_memory", "0")),
         retiring=fields.get("retiring") or None,
         start_kind=fields.get("start_kind") or None,
+        unhealthy=fields.get("unhealthy") == "1",
     )

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fal._billing import BillingDeclaration
     from fal._container import ContainerImage
-    from fal._endpoints import HealthCheck, endpoint, realtime
+    from fal._endpoints import endpoint, realtime
     from fal._functions import cached, function, isolated
+    from fal._health_check import HealthCheck
     from fal._settings import RetryConfig
     from fal._sync_dir import sync_dir
     from fal.app import App, RequestContext
@@ -25,7 +26,7 @@ _HOMES = {
     "App": "fal.app",
     "BillingDeclaration": "fal._billing",
     "ContainerImage": "fal._container",
-    "HealthCheck": "fal._endpoints",
+    "HealthCheck": "fal._health_check",
     "RequestContext": "fal.app",
     "RetryConfig": "fal._settings",
     "cached": "fal._functions",

@@ -9,31 +9,13 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from fal._health_check import HealthCheck, method_fault
 from fal._spec import EndpointSpec
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 _MARK = "route_signature"
-
-
-@dataclass(frozen=True)
-class HealthCheck:
-    """How the platform asks a runner whether it still works. Times in seconds.
-
-    Args:
-        start_period_seconds: failures within this time after the start do not count; raised to ``startup_timeout``.
-        timeout_seconds: an answer later than this is a failure.
-        failure_threshold: consecutive failures after which the runner is replaced.
-        call_regularly: ask every 15 s; otherwise only when an answer asks for a check.
-        method: HTTP method of the check.
-    """
-
-    start_period_seconds: int | None = None
-    timeout_seconds: int | None = None
-    failure_threshold: int | None = None
-    call_regularly: bool | None = None
-    method: Literal["GET", "POST"] = "POST"
 
 
 @dataclass(frozen=True)
@@ -85,10 +67,14 @@ def endpoint(
         billing: accepted for compatibility; published in the app's metadata.
 
     Raises:
-        ValueError: the method already has a route, or ``path`` does not begin with ``/``.
+        ValueError: the method already has a route, ``path`` does not begin with ``/``, or the health check could never
+            be answered: a websocket, or a GET elsewhere than at ``/health``.
     """
-    if is_websocket and health_check is not None:
-        raise ValueError(f"the websocket endpoint {path!r} cannot be a health check: mark a POST endpoint instead")
+    if health_check is not None:
+        if is_websocket:
+            raise ValueError(f"the websocket endpoint {path!r} cannot be a health check: mark a POST endpoint instead")
+        if (fault := method_fault(path, health_check.method)) is not None:
+            raise ValueError(fault)
     signature = RouteSignature(path, is_websocket=is_websocket, health_check=health_check, billing=billing)
 
     def mark(method: Handler) -> Handler:

@@ -70,6 +70,9 @@ _LIMITS = {
     "recycle_after_seconds": _SECONDS,
     "recycle_above_mb": _Limit(0, 1 << 30, " of MiB"),
     "app_priority": _Limit(-100, 100),
+    "start_period_seconds": _SECONDS,
+    "timeout_seconds": _TIMEOUT,
+    "failure_threshold": _Limit(1, 1000),
 }
 #: Settings that are numbers within bounds.
 NUMBERS = frozenset(_LIMITS)

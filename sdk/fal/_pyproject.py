@@ -91,6 +91,8 @@ def named_app(path: Path, name: str) -> NamedApp:
     folder = path.parent
     file, symbol = _target(folder, name, entry)
     settings = {key: value for key, value in entry.items() if key in ATTRIBUTES}
+    if "health_check" in entry:
+        settings["health_check_config"] = entry["health_check"]
     for key in _FOLDERS:
         if isinstance(settings.get(key), str):
             settings[key] = str(folder / settings[key])

@@ -82,6 +82,23 @@ class EndpointSpec:
 
 
 @dataclass(frozen=True)
+class HealthCheckSpec:
+    """How a runner is asked whether it still works. Times in seconds; see ``fal.HealthCheck``.
+
+    Args:
+        path: an endpoint, or ``/health``, whose ``GET`` is answered by the app's ``health()``.
+        start_period_seconds: as written; ``startup_timeout`` is used where that is longer.
+    """
+
+    path: str
+    method: Literal["GET", "POST"] = "POST"
+    start_period_seconds: float = 30
+    timeout_seconds: float = 5
+    failure_threshold: int = 3
+    call_regularly: bool = True
+
+
+@dataclass(frozen=True)
 class AppSpec:
     """Everything the platform needs to know of one revision, besides its bundle's files. Times in seconds.
 
@@ -99,6 +116,7 @@ class AppSpec:
         for_calls: ``class_name`` is a function, and requests are calls of it from its user's own machine.
         setup_function: with ``for_calls``, the function of the file whose value it gets first; empty: as the file says.
         exposed_port: ``class_name`` is a function that starts a web server on this port, which is the app; 0: none.
+        health_check: None: the app has said nothing of its health.
     """
 
     name: str
@@ -125,6 +143,7 @@ class AppSpec:
     setup_function: str = ""
     exposed_port: int = 0
     endpoints: tuple[EndpointSpec, ...] = ()
+    health_check: HealthCheckSpec | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fal import _context
 from fal._context import RequestContext
-from fal._endpoints import HealthCheck, RouteSignature, check_websockets, collect, endpoint, endpoint_specs, realtime
+from fal._endpoints import RouteSignature, check_websockets, collect, endpoint, endpoint_specs, realtime
+from fal._health_check import HEALTH_PATH, HealthCheck, spec_of, spec_of_table
 from fal._settings import ATTRIBUTES, DEFAULTS, AppSettings, app_name_of, resolve
+from fal._spec import HealthCheckSpec
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -101,7 +103,10 @@ class App:
         """Called as soon as the runner is asked to stop, while requests may still be running."""
 
     def health(self) -> Any:
-        """What ``GET /health`` answers. May be ``async``; raising means unhealthy."""
+        """What ``GET /health`` answers. May be ``async``; raising means unhealthy.
+
+        An app that has its own and marks no endpoint as its health check is checked by it.
+        """
         return {"version": self.version}
 
     def provide_hints(self) -> list[str]:
@@ -182,6 +187,26 @@ def app_spec_settings(cls: type[App]) -> AppSettings:
         "class_name": cls.__qualname__,
         "endpoints": endpoint_specs(cls),
         "exposed_port": cls._web_server_port,
+        "health_check": health_check_of(cls),
         **settings.spec,
     }
     return replace(settings, spec=spec)
+
+
+def health_check_of(cls: type[App]) -> HealthCheckSpec | None:
+    """How runners of ``cls`` are asked for their health: by the endpoint that is marked, else as the project file's
+    ``health_check`` table says, else by its own ``health()``, else not at all.
+
+    Raises:
+        ValueError: the table cannot be meant.
+    """
+    marked = cls.get_health_check_config()
+    if marked is not None and marked.health_check is not None:
+        return spec_of(marked.path, marked.health_check)
+    table = getattr(cls, "health_check_config", None)
+    if table is not None and _is_plain(table):
+        paths = [signature.path for signature in collect(cls).values() if not signature.is_websocket]
+        return spec_of_table(cls.__name__, table, paths)
+    if cls.health is not App.health:
+        return HealthCheckSpec(HEALTH_PATH, "GET")
+    return None

@@ -276,7 +276,7 @@ def test_workers_that_crash_one_after_the_other_are_not_restarted_without_a_paus
     scaling = ScalingSpec(min_concurrency=2, max_concurrency=5)
     held = one(scaling, seen(queued=4), **crashing)
     assert (held.start, held.again_at_ms) == (0, NOW + 3500)
-    assert held.held == "its workers crash one after the other; next try in 3.5 s"
+    assert held.held == "its workers fail one after the other; next try in 3.5 s"
     assert one(scaling, seen(queued=4), NOW + 3500, **crashing).start == 1
     serving = seen(worker("busy", WorkerState.RUNNING), queued=4, in_progress=1)
     assert one(scaling, serving, **crashing) == Decision(1, again_at_ms=NOW + 3500, held=held.held), "it serves on"

@@ -83,7 +83,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "crashes": (
         {"crash_streak": 5, "last_crash": "signal SIGSEGV", "last_crash_at_ms": NOW - 1_000},
-        "its runners crash one after the other (signal SIGSEGV), and the next try is in 15 s, at 08:00:15 UTC",
+        "its runners fail one after the other (signal SIGSEGV), and the next try is in 15 s, at 08:00:15 UTC",
     ),
     "no card": (
         {"blocked": "Waiting for a free GPU-A100: all are in use, by bob/talker (running)."},

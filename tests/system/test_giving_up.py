@@ -105,6 +105,6 @@ def test_an_app_that_crashes_all_the_time_is_held_back_and_says_so(platform: Pla
         (listed,) = [item for item in json.loads(platform.fal("apps", "list", "--json").stdout) if item["app"] == app]
         assert listed["health"] == "UNHEALTHY"
         wait_until(
-            lambda: "its workers crash one after the other" in platform.fal("logs", app).stdout, "the log to say so"
+            lambda: "its workers fail one after the other" in platform.fal("logs", app).stdout, "the log to say so"
         )
         assert client.post(neighbour, json={}).json()["pid"] == pid

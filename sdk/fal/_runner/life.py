@@ -216,7 +216,8 @@ class Life:
             self._serving.receive(message)
 
     def _saw_base_url(self, base_url: str) -> None:
-        self._files.latest_base_url = base_url
+        if base_url:  # the platform's own health checks come from nowhere
+            self._files.latest_base_url = base_url
 
     def _extra_headers(self) -> Headers:
         headers: Headers = []

@@ -64,13 +64,14 @@ def show_runners(app: str | None, as_json: bool, state: str | None = None, since
     if as_json:
         print_json(workers)
         return
-    Screen().table(
+    screen = Screen()
+    screen.table(
         ["Runner", "App", "State", "Revision", "Machine", "Host", "Running", "Served", "Since", "Start"],
         [
             (
                 item.get("worker_id"),
                 item.get("app"),
-                f"{item.get('state')}{' (being replaced)' if item.get('retiring') else ''}",
+                f"{item.get('state')}{_leaving(item)}",
                 item.get("revision"),
                 _machine(item),
                 item.get("host"),
@@ -83,6 +84,15 @@ def show_runners(app: str | None, as_json: bool, state: str | None = None, since
         ],
         empty="No runners: the app sleeps until the next request." if app else "No runners: every app sleeps.",
     )
+    for item in workers:
+        if item.get("unhealthy"):
+            screen.note(f"{item.get('worker_id')}: {item.get('retiring')}.")
+
+
+def _leaving(worker: dict[str, Any]) -> str:
+    if worker.get("unhealthy"):
+        return " (unhealthy, being replaced)"
+    return " (being replaced)" if worker.get("retiring") else ""
 
 
 def _machine(worker: dict[str, Any]) -> str:
