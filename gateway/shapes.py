@@ -177,6 +177,7 @@ class App(Pointed):
     health_check: NotRequired[HealthCheckSpec | None]
     gpu_memory_mb: NotRequired[int]
     gpu_peak_mb: NotRequired[int | None]
+    suspension: NotRequired[str]
     last_startup_error: NotRequired[str | None]
     startup_failures: NotRequired[int]
     health: NotRequired[Literal["OK", "UNHEALTHY"]]

@@ -174,6 +174,8 @@ def app(
         body["last_start"] = revision.last_start
         body["gpu_memory_mb"] = revision.spec.gpu_memory_mb
         body["gpu_peak_mb"] = revision.gpu_peak_mb or None
+        if revision.suspension is not None:
+            body["suspension"] = revision.suspension or "OK"
         body["last_crash"] = revision.last_crash if revision.crash_streak else None
         next_start = next_start_ms(revision)
         waits = seen is not None and next_start > seen.now_ms

@@ -18,17 +18,18 @@ import time
 import traceback
 from collections.abc import Coroutine
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from envbuilder import BuildSettings
 from gpu_worker import cgroups, lessons, process_tree, runner_group
 from gpu_worker.assignment import Assignment
 from gpu_worker.child import Process
-from gpu_worker.inventory import local_host
+from gpu_worker.inventory import local_host, nvml_gpus
 from gpu_worker.leftovers import Leftovers, supervisor_command
 from gpu_worker.preparation import CannotStart, EnvironmentMissing, prepare
 from gpu_worker.runner_process import INHERITED
 from gpu_worker.settings import AgentSettings
+from gpu_worker.suspension import SuspensionFailed, run_checkpoint
 from gpu_worker.worker_life import EXIT_STORE_AWAY
 from gpu_worker.zygotes import Zygotes
 from scheduler.store import Store, keys
@@ -87,6 +88,7 @@ class HostAgent:
             host_id=settings.host_id,
             gpu_source=settings.gpu_source,
         )
+        self._simulated = settings.gpu_source not in (None, nvml_gpus)
         self._leftovers = Leftovers(settings)
         self._zygotes = Zygotes(settings.zygotes, builds)
 
@@ -95,6 +97,7 @@ class HostAgent:
         process_tree.adopt_orphans()
         self._leftovers.find()
         self._prepare_limits()
+        await self._offer_suspension()
         lessons.forget_old(self._settings.data_dir)
         subscription = await self._store.subscribe(
             {keys.channel_host(self._settings.host_id): lambda _: self._orders_changed.set()},
@@ -135,6 +138,18 @@ class HostAgent:
                 misses += os.getppid() != self._parent
         self._abandoned.set()
         self._forced.set()
+
+    async def _offer_suspension(self) -> None:
+        """Where the driver cannot do it, idle workers are ended as ever, and the operator who wants it hears why."""
+        if not self._settings.suspends or not self._host.gpus:
+            return
+        if not self._simulated:
+            try:
+                await run_checkpoint("probe")
+            except SuspensionFailed as failure:
+                logger.warning("KEEPWARM_SUSPEND has no effect: %s", failure)
+                return
+        self._host = replace(self._host, suspends=self._settings.suspends)
 
     def stop(self) -> None:
         """First call: workers drain within the grace. Second call: they are killed."""

@@ -38,6 +38,7 @@ class Assignment:
         health_check: how the runner is asked whether it works; None: it is not.
         health_seconds: pause between two such checks.
         ping_seconds: pause between two pings of the runner; three unanswered in a row mean that it hangs.
+        suspension_proven: runners of this revision were suspended and came back.
         simulated_gpus: the cards are not there; RAM stands for their memory.
         recycle_after_requests, recycle_after_seconds, recycle_above_mb: as ``AppSpec``.
     """
@@ -75,6 +76,7 @@ class Assignment:
     health_seconds: float = 15.0
     files: dict[str, str] = field(default_factory=dict)
     simulated_gpus: bool = False
+    suspension_proven: bool = False
     recycle_after_requests: int = 0
     recycle_after_seconds: float = 0
     recycle_above_mb: int = 0

@@ -130,6 +130,7 @@ def _assignment(
         runner_tasks=settings.runner_tasks,
         runner_memory=settings.runner_memory,
         simulated_gpus=settings.gpu_source not in (None, nvml_gpus),
+        suspension_proven=revision.suspension == "",
         lessons_file=str(lessons.file_of(data, worker, environment.key, revision.bundle_hash)),
     )
 

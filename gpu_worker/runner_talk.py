@@ -139,6 +139,19 @@ class RunnerTalk:
         """Pings in a row without an answer."""
         return self._pings - self._pongs
 
+    async def react(self) -> None:
+        """Wait for an answer to a ping that is sent now.
+
+        Raises:
+            ConnectionError: the runner has ended.
+        """
+        self.ping()
+        sent = self._pings
+        while self._pongs < sent:
+            if self.exited.done():
+                raise ConnectionError("the runner has ended")
+            await asyncio.sleep(0.005)
+
     @property
     def exit_code(self) -> int | None:
         """How the runner ended, negative for a signal; None before that."""

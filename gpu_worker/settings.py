@@ -53,6 +53,7 @@ class AgentSettings:
         zygotes: bounds of the processes that have imported ahead (see ``zygotes``).
         runner_tasks: processes and threads that one runner may have, with all that it starts; 0: no limit.
         runner_memory: bytes of memory that they may take together; 0: no limit.
+        suspends: idle workers of this host that may be suspended at once, so that others have their cards; 0: none.
     """
 
     redis_url: str
@@ -73,6 +74,7 @@ class AgentSettings:
     zygotes: ZygoteLimits = field(default_factory=ZygoteLimits)
     runner_tasks: int = 8192
     runner_memory: int = 0
+    suspends: int = 0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> AgentSettings:
@@ -110,6 +112,7 @@ class AgentSettings:
             ),
             runner_tasks=tasks,
             runner_memory=memory,
+            suspends=_whole(environ, "KEEPWARM_SUSPEND", 0),
         )
 
 

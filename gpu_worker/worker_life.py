@@ -29,6 +29,8 @@ from gpu_worker.health import HealthChecks
 from gpu_worker.runner_process import RunnerProcess
 from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.serving import Limits, Serving
+from gpu_worker.suspending import Suspending
+from gpu_worker.suspension import Suspension
 from gpu_worker.wear import wear
 from scheduler.store import Inbox, Store
 from scheduler.store.errors import StoreError, StoreUnavailable
@@ -83,6 +85,7 @@ class Worker:
         self._retiring = False
         self._checking: asyncio.Task[None] | None = None
         self._commands: Commands | None = None
+        self._suspending: Suspending | None = None
         self._usage = GpuUsage(assignment.gpu_ids, usage_source(assignment.simulated_gpus))
 
     async def run(self) -> int:
@@ -112,6 +115,8 @@ class Worker:
 
         The first reason stays; a kill overtakes a drain.
         """
+        if self._suspending is not None and self._suspending.standing:
+            how = "kill"  # a runner that stands still cannot wind up
         if self._how is None:
             self._why = why
             self._stop_by = self._loop.time() + self._a.termination_grace
@@ -147,14 +152,20 @@ class Worker:
                 if self._gone is not None:
                     self._serving.runner_ended(self._gone)
                 duties += [self._loop.create_task(self._renew(inbox)), self._loop.create_task(self._ping())]
-                duties += self._check_health(store, inbox, self._serving)
+                self._check_health(store, inbox, self._serving)
+                if self._a.gpu_ids:
+                    self._suspending = self._may_suspend(store, inbox, self._serving)
                 await self._serve(store, inbox, self._serving)
             await self._end_runner()
             await self._talk.last_words()
         finally:
             for duty in duties:
                 duty.cancel()
+            if self._checking is not None:
+                self._checking.cancel()
             inbox.close_to_new()
+            if self._suspending is not None:
+                await self._suspending.close()
             await self._commands.close()
             self._runner.kill()
             process_tree.kill_descendants()
@@ -297,11 +308,15 @@ class Worker:
             with contextlib.suppress(StoreUnavailable):
                 in_flight = self._serving.in_flight if self._serving is not None else 0
                 self._stop_ordered(await store.workers.beat(self._a.app, self._a.worker_id, in_flight) or "")
-            if self._commands is None or not self._commands.busy:
+            standing = self._suspending is not None and self._suspending.standing
+            if not standing and (self._commands is None or not self._commands.busy):
                 process_tree.reap_adopted({self._runner.pid})
             self._talk.note_limits()
-            await self._measure_gpus(store)
-            await self._retire_if_worn(store)
+            if not standing:
+                await self._measure_gpus(store)
+                await self._retire_if_worn(store)
+            elif self._suspending is not None:
+                self._suspending.give_up_if_memory_is_short()
 
     async def _retire_if_worn(self, store: Store) -> None:
         """Ask for a successor, and serve on until it is there."""
@@ -336,17 +351,36 @@ class Worker:
     async def _ping(self) -> None:
         """Counts pings, not seconds: a supervisor that was itself held up has sent none meanwhile."""
         while self._talk.unanswered_pings < MISSED_PINGS:
-            self._talk.ping()
+            if self._suspending is None or not self._suspending.standing:
+                self._talk.ping()
             await asyncio.sleep(self._a.ping_seconds)
         seconds = self._a.ping_seconds * MISSED_PINGS
         why = f"the runner did not react for {seconds:g} s"
         self._gone = Ending(why, outcomes.runner_hung(seconds), "connection_error", blames=True)
         self.stop("kill", why)
 
-    def _check_health(self, store: Store, inbox: Inbox, serving: Serving) -> list[asyncio.Task[None]]:
+    def _may_suspend(self, store: Store, inbox: Inbox, serving: Serving) -> Suspending:
+        def check(wanted: bool) -> None:
+            if wanted:
+                self._check_health(store, inbox, serving)
+            elif self._checking is not None:
+                self._checking.cancel()
+
+        suspension = Suspension(self._runner.pid, self._a.simulated_gpus, self._usage, self._talk.react)
+        return Suspending(
+            store,
+            self._a,
+            self._talk,
+            suspension,
+            busy=lambda: serving.in_flight > 0,
+            check=check,
+            stop=self.stop,
+        )
+
+    def _check_health(self, store: Store, inbox: Inbox, serving: Serving) -> None:
         check = self._a.health_check
         if check is None or self._how is not None:
-            return []
+            return
 
         async def failed(why: str, silent: bool) -> None:
             await self._unhealthy(store, inbox, serving, why, silent=silent)
@@ -362,7 +396,6 @@ class Worker:
             failed=failed,
         )
         self._checking = self._loop.create_task(serving.health.run())
-        return [self._checking]
 
     async def _unhealthy(self, store: Store, inbox: Inbox, serving: Serving, why: str, *, silent: bool) -> None:
         """Take nothing new, and stay until a successor is there. A runner that does not react though it has nothing to
@@ -384,6 +417,9 @@ class Worker:
     def _stop_ordered(self, order: str) -> None:
         if order == "gone":
             self.stop("kill", "its record is gone")
+        elif order in ("suspend", "resume"):
+            if self._suspending is not None and self._how is None:
+                self._suspending.follow("suspend" if order == "suspend" else "resume")
         elif order:
             self._ordered = self._ordered or self._how is None
             self.stop("kill" if order == "kill" else "drain", "told to stop")
@@ -395,7 +431,7 @@ class Worker:
     def _runner_gone(self, why: str) -> None:
         """The runner has ended and everything that it said has been heard."""
         if self._gone is None:
-            by_us = self._how is not None
+            by_us = self._how is not None or (self._suspending is not None and self._suspending.standing)
             reason = self._why if by_us else why
             last_word = outcomes.runner_disconnected(reason)
             self._gone = Ending(reason, last_word, None if by_us else "server_error", blames=not by_us)

@@ -7,7 +7,7 @@ ordering starts and stops to ``placing``, and the words for "nobody offers this"
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fal._offers import gpus_serving, is_gpu, refusal, serves, stands_in
 
@@ -142,6 +142,26 @@ def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]
     return Blocked(why or "No host has room.")
 
 
+def place_again(
+    need: Need, suspended: Iterable[WorkerRecord], hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]
+) -> WorkerRecord | None:
+    """The suspended worker that can take its own cards again, the one that was in use last; None: none can.
+
+    Args:
+        suspended: of the app's current revision. taken: as for ``place``.
+    """
+    alive, workers = {h.host: h for h in _alive(hosts)}, _living(taken)
+    for worker in sorted(suspended, key=lambda w: (-(w.idle_since_ms or 0), w.worker_id)):
+        host = alive.get(worker.host)
+        if host is None:
+            continue
+        own = replace(need, gpu_memory_mb=worker.gpu_memory_mb)
+        free = {c.index for c in _cards(worker.machine_type, host, own, workers) if c.has_room(own.gpu_memory_mb)}
+        if free.issuperset(worker.gpu_ids):
+            return worker
+    return None
+
+
 def make_room(
     need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord], costs: Mapping[str, float]
 ) -> tuple[WorkerRecord, ...]:
@@ -178,7 +198,8 @@ def _alive(hosts: Iterable[HostRecord]) -> list[HostRecord]:
 
 
 def _living(taken: Iterable[WorkerRecord]) -> list[WorkerRecord]:
-    return [w for w in taken if w.state is not WorkerState.TERMINATED]
+    """Those that hold what they were given: a suspended worker's cards are free."""
+    return [w for w in taken if w.state not in (WorkerState.TERMINATED, WorkerState.SUSPENDED)]
 
 
 def _least_loaded(hosts: Sequence[HostRecord], load: dict[str, int]) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from scheduler.control.placement import Blocked, Need, Placed, make_room, place
+from scheduler.control.placement import Blocked, Need, Placed, make_room, place, place_again
 from scheduler.control.policy import StopHow
 from scheduler.store import Store
 from scheduler.store.records import (
@@ -56,12 +56,12 @@ class Placer:
 
     def update(self, app: str, workers: tuple[WorkerRecord, ...]) -> bool:
         """What a look saw of an app's workers; whether GPUs became free, which others may be waiting for."""
-        before = {w.worker_id for w in self._fleet.get(app, ()) if w.gpu_ids}
+        before = _holders(self._fleet.get(app, ()))
         if workers:
             self._fleet[app] = workers
         else:
             self._fleet.pop(app, None)
-        return bool(before - {w.worker_id for w in workers})
+        return bool(before - _holders(workers))
 
     def forget(self, app: str) -> None:
         """The app wants nothing more."""
@@ -88,6 +88,8 @@ class Placer:
             await self.learn_the_fleet()
             hosts = await self._store.hosts.list()
             for _ in range(count):
+                if await self._resume(record, need, seen.now_ms, hosts, epoch):
+                    continue
                 found = self._place(record, need, seen.now_ms, hosts)
                 if isinstance(found, Blocked):
                     await self._wait(record, need, seen, found, hosts)
@@ -99,13 +101,53 @@ class Placer:
         await self.wants_no_more(record.app)
         return True
 
+    async def _resume(
+        self, record: AppRecord, need: Need, now_ms: int, hosts: Sequence[HostRecord], epoch: int
+    ) -> bool:
+        """Have a suspended worker of the app take its own cards again, where they are free; whether one does."""
+        mine = self._fleet.get(record.app, ())
+        sleeping = [w for w in mine if _sleeps(w) and w.revision == record.revision and w.retiring is None]
+        worker = place_again(need, sleeping, hosts, self._taken())
+        if worker is None:
+            return False
+        found = Placed(worker.host, worker.machine_type, worker.gpu_ids)
+        if isinstance(self._unless_promised(record, need, found, now_ms, hosts), Blocked):
+            return False
+        back = await self._store.workers.resume(record.app, worker.worker_id, epoch)
+        changed = replace(worker, state=WorkerState.SETUP if back else WorkerState.TERMINATED)
+        self._fleet[record.app] = tuple(changed if w is worker else w for w in mine)
+        if back:
+            log.info("resume", app=worker.app, worker=worker.worker_id, host=worker.host, type=worker.machine_type)
+        return back
+
+    async def suspends(self, worker: WorkerRecord) -> bool:
+        """Whether this idle worker is better suspended than ended: its host can, and has not too many of them yet, and
+        its revision has not shown that it cannot."""
+        if not worker.gpu_ids or worker.cpu_fallback_for is not None or worker.retiring is not None:
+            return False
+        hosts = await self._store.hosts.list()
+        most = next((h.suspends for h in hosts if h.host == worker.host and h.alive), 0)
+        if sum(1 for w in self._taken() if w.host == worker.host and w.stop_requested == "suspend") >= most:
+            return False
+        app, revision = await asyncio.gather(
+            self._store.apps.get(worker.app), self._store.apps.revision(worker.app, worker.revision)
+        )
+        current = app is not None and app.revision == worker.revision
+        return current and revision is not None and not revision.suspension
+
     def _place(self, record: AppRecord, need: Need, now_ms: int, hosts: Sequence[HostRecord]) -> Placed | Blocked:
-        """A place that takes nothing from an app which is to have it first: the more important one, else the one that
-        has waited longer. What that one could not use anyway is free to take."""
-        taken = list(self._taken())
-        found = place(need, hosts, taken)
+        """A place that takes nothing from an app which is to have it first."""
+        found = place(need, hosts, self._taken())
         if isinstance(found, Blocked) or not found.gpu_ids:
             return found
+        return self._unless_promised(record, need, found, now_ms, hosts)
+
+    def _unless_promised(
+        self, record: AppRecord, need: Need, found: Placed, now_ms: int, hosts: Sequence[HostRecord]
+    ) -> Placed | Blocked:
+        """First come more important apps, then those that have waited longer. What they could not use anyway is free
+        to take."""
+        taken = list(self._taken())
         mine = self._waiting.get(record.app)
         turn = (-record.scaling.app_priority, mine.since_ms if mine is not None else now_ms)
         after = [*taken, _card_holder(need, found)]
@@ -149,9 +191,9 @@ class Placer:
         """
         costs = await self._costs(record, seen, holders)
         for worker in make_room(need, hosts, self._taken(), costs):
-            if worker.stop_requested is not None:
+            if worker.stop_requested not in (None, "resume"):
                 continue
-            how: StopHow = "idle"
+            how: StopHow = "suspend" if await self.suspends(worker) else "idle"
             why = f"makes room for {record.app}"
             if worker.app == record.app:
                 how, why = "drain", worker.retiring or "makes room for the new revision"
@@ -198,6 +240,14 @@ class Placer:
             if workers:
                 self._fleet.setdefault(name, tuple(workers))
         self._knows_the_fleet = True
+
+
+def _holders(workers: Iterable[WorkerRecord]) -> set[str]:
+    return {w.worker_id for w in workers if w.gpu_ids and w.state is not WorkerState.SUSPENDED}
+
+
+def _sleeps(worker: WorkerRecord) -> bool:
+    return worker.state is WorkerState.SUSPENDED and worker.stop_requested == "suspend"
 
 
 def need_of(revision: RevisionRecord) -> Need:

@@ -15,11 +15,14 @@ from fal._spec import ScalingSpec
 from scheduler.store.back_off import back_off_ms
 from scheduler.store.records import AppSeen, WorkerRecord, WorkerState
 
-StopHow = Literal["drain", "kill", "idle"]
+StopHow = Literal["drain", "kill", "idle", "suspend"]
 
 #: Workers above max_concurrency while old ones still serve: without it, an app with a maximum of one could only
 #: change its revision by refusing traffic for the length of a cold start.
 ROLL_OVER_SURGE = 1
+
+#: How long a suspended worker is kept after its last request: it takes memory of its host.
+SUSPENDED_MS = 86_400_000
 
 _STARTING = (WorkerState.PENDING, WorkerState.SETUP)
 _READY = (WorkerState.IDLE, WorkerState.RUNNING)
@@ -58,7 +61,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A worker to stop: ``idle`` only if it still has nothing to do, ``drain`` after what it holds, ``kill`` now."""
+    """A worker to stop: ``idle`` only if it still has nothing to do, ``drain`` after what it holds, ``kill`` now.
+
+    Where its host can, ``suspend`` takes the place of ``idle``: that is for whoever carries the decision out.
+    """
 
     worker_id: str
     how: StopHow
@@ -87,6 +93,7 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class _Supply:
     """The workers of an app by what they are good for. Those asked to stop are no supply, they only use up room.
+    Suspended ones are neither: they stand in for starts.
 
     ``old_...``: of an earlier revision, worn out, or unwanted by their owner; they serve until others do in
     their place.
@@ -96,6 +103,7 @@ class _Supply:
     ready: tuple[WorkerRecord, ...]
     old_starting: tuple[WorkerRecord, ...]
     old_ready: tuple[WorkerRecord, ...]
+    suspended: tuple[WorkerRecord, ...]
     current_total: int
     leaving_in_flight: int
     leftover: int
@@ -134,9 +142,10 @@ def decide(policy: Policy, seen: AppSeen, memory: Memory, now_ms: int) -> tuple[
 
 
 def _sort(seen: AppSeen, revision: str) -> _Supply:
-    alive = [w for w in seen.workers if w.state is not WorkerState.TERMINATED]
-    leaving = [w for w in alive if w.stop_requested is not None or w.state is WorkerState.DRAINING]
-    staying = [w for w in alive if w.stop_requested is None and w.state is not WorkerState.DRAINING]
+    known = [w for w in seen.workers if w.state is not WorkerState.TERMINATED]
+    alive = [w for w in known if w.state is not WorkerState.SUSPENDED]
+    leaving = [w for w in alive if w.stop_requested not in (None, "resume") or w.state is WorkerState.DRAINING]
+    staying = [w for w in alive if w.stop_requested in (None, "resume") and w.state is not WorkerState.DRAINING]
     current = [w for w in staying if w.revision == revision and w.retiring is None]
     old = [w for w in staying if w.revision != revision or w.retiring is not None]
     return _Supply(
@@ -144,10 +153,11 @@ def _sort(seen: AppSeen, revision: str) -> _Supply:
         ready=tuple(w for w in current if w.state in _READY),
         old_starting=tuple(w for w in old if w.state in _STARTING),
         old_ready=tuple(w for w in old if w.state in _READY),
+        suspended=tuple(w for w in known if w.state is WorkerState.SUSPENDED and not w.leaves),
         current_total=sum(1 for w in alive if w.revision == revision and w.retiring is None),
         leaving_in_flight=sum(w.in_flight for w in leaving),
         leftover=sum(w.leftover for w in current),
-        known=frozenset(w.worker_id for w in alive),
+        known=frozenset(w.worker_id for w in known),
     )
 
 
@@ -236,7 +246,25 @@ def _stops(
         ]
         old_ends = None
     stops += old_stops
+    stops += _suspended_for_good(policy, supply, now_ms)
     return tuple(stops), min((at for at in (ends, old_ends) if at is not None), default=None)
+
+
+def _suspended_for_good(policy: Policy, supply: _Supply, now_ms: int) -> list[Stop]:
+    """Suspended workers that nobody will resume: of another revision, unwanted, too many, or too long ago."""
+    stops = []
+    room = max(0, policy.scaling.max_concurrency - supply.live)
+    for worker in sorted(supply.suspended, key=lambda w: (-(w.idle_since_ms or 0), w.worker_id)):
+        since = max(worker.idle_since_ms or 0, worker.ready_at_ms or 0)
+        if worker.revision != policy.revision or worker.retiring is not None:
+            stops.append(Stop(worker.worker_id, "kill", worker.retiring or "its revision was replaced"))
+        elif room == 0:
+            stops.append(Stop(worker.worker_id, "kill", "suspended, and max_concurrency has no room for it"))
+        elif now_ms - since >= SUSPENDED_MS:
+            stops.append(Stop(worker.worker_id, "kill", "suspended, and not wanted for a day"))
+        else:
+            room -= 1
+    return stops
 
 
 def _over_max(maximum: int, supply: _Supply) -> list[Stop]:

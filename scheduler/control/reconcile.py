@@ -99,8 +99,11 @@ class Reconciler:
         )
         decision, self._memories[app] = decide(policy, seen, self._memories.get(app, Memory()), seen.now_ms)
         for stop in decision.stops:
-            log.info("stop", app=app, worker=stop.worker_id, how=stop.how, reason=stop.reason)
-            await self._store.workers.request_stop(app, stop.worker_id, stop.how, stop.reason)
+            how = stop.how
+            if how == "idle" and await self._placer.suspends(next(w for w in workers if w.worker_id == stop.worker_id)):
+                how = "suspend"
+            log.info("stop", app=app, worker=stop.worker_id, how=how, reason=stop.reason)
+            await self._store.workers.request_stop(app, stop.worker_id, how, stop.reason)
         if decision.held is not None:
             await self._say_held(revision, seen, decision.held)
             await self._end_hopeless(revision, workers)
@@ -149,7 +152,7 @@ class Reconciler:
             await self._store.requests.fail_deleted(app)
         self._placer.update(app, workers)
         for worker in workers:
-            if worker.stop_requested is None:
+            if not worker.leaves:
                 await self._store.workers.request_stop(app, worker.worker_id, "drain", "the app was deleted")
 
     async def _say_held(self, revision: RevisionRecord, seen: AppSeen, held: str) -> None:

@@ -113,6 +113,10 @@ class Apps:
         """A worker used ``mb`` MiB of one GPU; returns whether that is more than was known of its revision."""
         return bool(await SCRIPTS["raise_gpu_peak"](self._redis, app, revision, mb=mb))
 
+    async def suspension_tried(self, app: str, revision: str, refusal: str) -> None:
+        """A worker of it was suspended and came back, or (``refusal``) why that cannot be done."""
+        await self._set_on_revision(app, revision, {"suspension": refusal})
+
     # --- the alias ------------------------------------------------------------------------------------------------
 
     async def point(
@@ -287,6 +291,7 @@ def _revision_record(app: str, revision: str, fields: Fields) -> RevisionRecord:
         last_crash_at_ms=_number(fields, "last_crash_at"),
         last_start=orjson.loads(fields.get("last_start") or "{}"),
         gpu_peak_mb=_number(fields, "gpu_peak") or 0,
+        suspension=fields.get("suspension"),
     )
 
 

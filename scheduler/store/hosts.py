@@ -27,6 +27,7 @@ class Hosts:
             "cpu_fallback": host.cpu_fallback,
             "cpus": host.cpus,
             "memory_mb": host.memory_mb,
+            "suspends": host.suspends,
         }
         await asyncio.gather(
             SCRIPTS["report_host"](
@@ -58,5 +59,6 @@ def _host_record(name: str, reply: list[bytes], now: int) -> HostRecord:
         cpu_fallback=offer["cpu_fallback"],
         cpus=offer["cpus"],
         memory_mb=offer["memory_mb"],
+        suspends=offer.get("suspends", 0),
         alive=now - int(fields[b"seen_at"]) < int(fields[b"ttl_ms"]),
     )

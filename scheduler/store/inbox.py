@@ -37,7 +37,7 @@ class Inbox:
     Attributes:
         cancelled: called with the request id when a request that was handed out has been cancelled.
         heard: called with the request id when the caller of a connection has sent something.
-        stop_requested: called with ``"drain"`` or ``"kill"`` when somebody asks this worker to stop.
+        stop_requested: called with ``"drain"``, ``"kill"``, ``"suspend"`` or ``"resume"``: what this worker shall do.
         command_asked: called with the id of a command that its owner wants to run; more than once for the same one.
     """
 

@@ -38,6 +38,7 @@ class WorkerState(StrEnum):
     SETUP = "SETUP"  # supervisor started the runner: import and setup()
     IDLE = "IDLE"  # supervisor: ready, nothing in flight
     RUNNING = "RUNNING"  # supervisor: requests in flight
+    SUSPENDED = "SUSPENDED"  # supervisor: its cards are free for others, its runner stands still until it is resumed
     DRAINING = "DRAINING"  # supervisor: takes nothing new, finishes what it has
     TERMINATED = "TERMINATED"  # supervisor, host agent or reaper: gone
 
@@ -236,7 +237,8 @@ class RevisionRecord:
 
     ``crash_streak``: 0, or by how much crashes hold its next worker back; see ``back_off``. ``last_start``: seconds of
     each stage of its last worker's start, and their ``total``; empty before the first. ``gpu_peak_mb``: the most that a
-    worker of it was seen to use of one GPU, in MiB; 0 before that.
+    worker of it was seen to use of one GPU, in MiB; 0 before that. ``suspension``: why its workers cannot be suspended,
+    empty when one has been and came back, None before anybody tried.
     """
 
     app: str
@@ -258,6 +260,7 @@ class RevisionRecord:
     last_crash_at_ms: int | None = None
     last_start: dict[str, float] = field(default_factory=dict)
     gpu_peak_mb: int = 0
+    suspension: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +309,12 @@ class WorkerRecord:
     gpu_memory_mb: int = 0
     retiring: str | None = None
     start_kind: str | None = None
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it was told to stop for good; one that is suspended or comes back was not."""
+        return self.stop_requested not in (None, "suspend", "resume")
+
     unhealthy: bool = False
 
 
@@ -314,7 +323,8 @@ class HostRecord:
     """A machine that offers resources, as its agent reported it.
 
     ``gpus`` lists (index, NVML name, memory MiB, machine type names it serves). ``machine_types`` is every name that
-    the host serves for real; ``cpu_fallback`` says that the operator lets its CPU stand in for GPU types.
+    the host serves for real; ``cpu_fallback`` says that the operator lets its CPU stand in for GPU types. ``suspends``:
+    how many suspended workers it keeps at most.
     """
 
     host: str
@@ -324,6 +334,7 @@ class HostRecord:
     cpus: int
     memory_mb: int
     alive: bool = True
+    suspends: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,17 +62,19 @@ def _cause(
 ) -> str:
     if revision is None or revision.state is not RevisionState.READY:
         return "the app's first revision is still being built"
-    current = [w for w in seen.workers if w.revision == revision.revision and w.stop_requested is None]
+    current = [w for w in seen.workers if w.revision == revision.revision and w.stop_requested in (None, "resume")]
     supply = [w for w in current if not w.unhealthy]
     starting = [w for w in supply if w.state in _STARTING]
     ready = [w for w in supply if w.state in _READY]
+    if any(w.stop_requested == "resume" for w in starting) and not ready:
+        return "a suspended runner is taking its cards again"
     if starting and not ready:
         return _starting(max(starting, key=lambda w: len(w.stages)), revision, seen.now_ms)
     if len(supply) >= app.scaling.max_concurrency:
         count = f"all {len(ready)} runners are" if len(ready) > 1 else "the only runner is"
         more = f", {len(starting)} more {'is' if len(starting) == 1 else 'are'} starting" if starting else ""
         return f"{count} busy{more}, and max_concurrency is {app.scaling.max_concurrency}"
-    leaving = sum(1 for w in seen.workers if w.revision == revision.revision and w.stop_requested is not None)
+    leaving = sum(1 for w in seen.workers if w.revision == revision.revision and _leaves(w))
     if len(supply) + leaving >= app.scaling.max_concurrency:
         return f"{leaving} of its runners are leaving, and max_concurrency is {app.scaling.max_concurrency}"
     if environment is None or environment.state is EnvironmentState.QUEUED:
@@ -96,6 +98,10 @@ def _cause(
     if starting:
         return _starting(starting[0], revision, seen.now_ms)
     return "a runner is about to be started"
+
+
+def _leaves(worker: WorkerRecord) -> bool:
+    return worker.stop_requested not in (None, "resume") and worker.state is not WorkerState.SUSPENDED
 
 
 def _starting(worker: WorkerRecord, revision: RevisionRecord, now_ms: int) -> str:

@@ -15,7 +15,7 @@ from .connection import Arg, Redis
 from .records import WorkerRecord, WorkerState
 from .scripts import SCRIPTS
 
-Stop = Literal["drain", "kill", "idle"]
+Stop = Literal["drain", "kill", "idle", "suspend"]
 
 #: As ``far_off`` of the scripts' clock.
 FAR_OFF_MS = 3_600_000
@@ -111,7 +111,8 @@ class Workers:
             in_flight: attempts at the runner; those that it holds no lease for are left over from ended requests.
 
         Returns:
-            ``"drain"`` or ``"kill"`` when that was asked for, ``"gone"`` when the record vanished, else None.
+            ``"drain"``, ``"kill"``, ``"suspend"`` or ``"resume"`` when that was asked for, ``"gone"`` when the record
+            vanished, else None.
         """
         reply = await SCRIPTS["beat"](self._redis, app, worker_id=worker_id, in_flight=in_flight)
         return reply.decode() or None
@@ -120,12 +121,21 @@ class Workers:
         """Asks a worker to stop; from here on it gets no request.
 
         Args:
-            how: ``"drain"`` finishes what it has, ``"kill"`` does not; ``"idle"`` is a drain only if it has nothing.
+            how: ``"drain"`` finishes what it has, ``"kill"`` does not; ``"idle"`` is a drain only if it has nothing;
+                ``"suspend"`` likewise, and frees its cards without ending it.
 
         Returns:
-            False when it is gone or, with ``"idle"``, has something to do.
+            False when it is gone or, with ``"idle"`` and ``"suspend"``, has something to do.
         """
         return bool(await SCRIPTS["request_stop"](self._redis, app, worker_id=worker_id, how=how, why=reason))
+
+    async def resume(self, app: str, worker_id: str, epoch: int) -> bool:
+        """Has a suspended worker take its cards again; False when it is not suspended (any more).
+
+        Raises:
+            StaleLeader: ``epoch`` is not the leader's any more. StoreUnavailable.
+        """
+        return bool(await SCRIPTS["resume_worker"](self._redis, app, worker_id=worker_id, by_epoch=epoch))
 
     async def request_stop_all(self, app: str, how: Stop, reason: str, *, but: str | None = None) -> int:
         """Asks every worker of the app to stop, but for those of revision ``but``; returns how many there were."""

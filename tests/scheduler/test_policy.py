@@ -57,6 +57,12 @@ scalings = st.builds(
 )
 
 
+def _orders(state: WorkerState) -> list[str]:
+    if state is WorkerState.SETUP:
+        return ["resume"]
+    return ["suspend"] if state in (WorkerState.IDLE, WorkerState.SUSPENDED) else []
+
+
 @st.composite
 def workers(draw: st.DrawFn) -> tuple[WorkerRecord, ...]:
     found = []
@@ -72,7 +78,7 @@ def workers(draw: st.DrawFn) -> tuple[WorkerRecord, ...]:
                 ready_at_ms=ready_at if ready else None,
                 idle_since_ms=draw(st.integers(ready_at, NOW)) if state is WorkerState.IDLE else None,
                 leftover=draw(st.sampled_from([0, 0, 0, 1])) if ready else 0,
-                stop_requested=draw(st.sampled_from([None, None, None, "drain", "kill"])),
+                stop_requested=draw(st.sampled_from([None, None, None, "drain", "kill", *_orders(state)])),
                 retiring=draw(st.sampled_from([None, None, None, "worn"])),
             )
         )
@@ -108,9 +114,13 @@ memories = st.builds(
 
 
 def current(look: AppSeen) -> list[WorkerRecord]:
-    return [
-        w for w in look.workers if w.revision == "r2" and w.retiring is None and w.state is not WorkerState.TERMINATED
-    ]
+    """Those that count; a suspended one waits to be started."""
+    gone = (WorkerState.TERMINATED, WorkerState.SUSPENDED)
+    return [w for w in look.workers if w.revision == "r2" and w.retiring is None and w.state not in gone]
+
+
+def stays(w: WorkerRecord) -> bool:
+    return w.stop_requested in (None, "resume")
 
 
 @given(policies, looks(), memories)
@@ -119,7 +129,7 @@ def test_never_above_max(policy: Policy, look: AppSeen, memory: Memory) -> None:
     if decision.start:
         assert len(current(look)) + decision.start <= policy.scaling.max_concurrency
     stopped = {stop.worker_id for stop in decision.stops}
-    staying = [w for w in current(look) if w.stop_requested is None and w.state is not WorkerState.DRAINING]
+    staying = [w for w in current(look) if stays(w) and w.state is not WorkerState.DRAINING]
     assert len([w for w in staying if w.worker_id not in stopped]) <= policy.scaling.max_concurrency
     assert 0 <= decision.desired <= policy.scaling.max_concurrency
 
@@ -130,7 +140,7 @@ def test_never_below_min_unless_starts_fail_or_leaving_workers_use_up_the_room(
 ) -> None:
     policy = replace(policy, startup_failures=0, crash_streak=0)
     memory = replace(memory, lost_starts=0, starting=frozenset())
-    staying = [w for w in look.workers if w.stop_requested is None and w.retiring is None]
+    staying = [w for w in look.workers if stays(w) and w.retiring is None]
     look = replace(look, workers=tuple(w for w in staying if w.revision == policy.revision))
     look = replace(look, workers=tuple(w for w in look.workers if w.state is not WorkerState.DRAINING))
     decision, _ = decide(policy, look, memory, NOW)
@@ -170,7 +180,8 @@ def test_a_worker_stops_for_idleness_only_after_keep_alive_since_ready_and_last_
     for stop in decision.stops:
         target = by_id[stop.worker_id]
         assert target.state is not WorkerState.TERMINATED
-        assert target.stop_requested is None
+        assert not target.leaves
+        assert target.stop_requested != "suspend" or target.state is WorkerState.SUSPENDED
         if stop.how == "idle":
             assert target.state is WorkerState.IDLE
             assert target.in_flight == 0
@@ -389,3 +400,29 @@ def test_a_worn_worker_serves_until_its_successor_does() -> None:
 def test_a_worn_worker_that_nobody_needs_just_leaves() -> None:
     decision = one(ScalingSpec(keep_alive=300), seen(worker("worn", retiring="old age")))
     assert (decision.start, [stop.worker_id for stop in decision.stops]) == (0, ["worn"])
+
+
+def suspended(worker_id: str = "s1", **fields: Any) -> WorkerRecord:
+    values = {"gpu_ids": (0,), "stop_requested": "suspend", "idle_since_ms": NOW - 5_000} | fields
+    return worker(worker_id, WorkerState.SUSPENDED, **values)
+
+
+def test_a_suspended_worker_is_no_supply_and_takes_no_room() -> None:
+    decision = one(ScalingSpec(max_concurrency=1), seen(suspended(), queued=1))
+    assert (decision.start, decision.stops) == (1, ())
+    coming = worker("s1", WorkerState.SETUP, gpu_ids=(0,), stop_requested="resume")
+    assert one(ScalingSpec(max_concurrency=1), seen(coming, queued=1)).start == 0, "it is on its way"
+
+
+def test_suspended_workers_that_nobody_will_resume_are_ended() -> None:
+    kept = suspended("kept")
+    gone = (
+        suspended("old", revision="r1"),
+        suspended("worn", retiring="worn"),
+        suspended("more", idle_since_ms=NOW - 6_000),
+    )
+    decision = one(ScalingSpec(max_concurrency=1), seen(kept, *gone))
+    assert {(stop.worker_id, stop.how) for stop in decision.stops} == {(w.worker_id, "kill") for w in gone}
+    after_a_day = suspended(idle_since_ms=NOW - 86_400_000)
+    (stop,) = one(ScalingSpec(max_concurrency=4), seen(after_a_day)).stops
+    assert stop.reason == "suspended, and not wanted for a day"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fal._spec import AppSpec, BundleFile, EndpointSpec, EnvironmentSpec, ScalingSpec
 
-from scheduler.store import NotFound, keys
+from scheduler.store import NotFound, StaleLeader, keys
 from scheduler.store.records import RequestState, RevisionState, WorkerState
 from tests.store.scene import APP, OK, Scene, revision, scene
 from tests.support.waiting import await_until
@@ -320,3 +320,39 @@ async def test_a_streak_goes_on_however_slowly_and_leaves_nothing_of_a_revision_
         for number in range(6, 12):
             await crash(s, number)
         assert await s.redis("EXISTS", keys.revision(APP, "r1")) == 0
+
+
+async def test_a_suspended_worker_gets_nothing_until_it_is_back(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        workers, inbox = s.store.workers, await s.worker("w1")
+        claim = await s.claimed(inbox)
+        assert not await workers.request_stop(APP, "w1", "suspend", "idle"), "it is at work"
+        await inbox.finish(claim, OK, claim_next=False)
+        assert await workers.request_stop(APP, "w1", "suspend", "idle")
+        assert not await workers.resume(APP, "w1", s.epoch), "it is still on its way down"
+        await workers.update(APP, "w1", state=WorkerState.SUSPENDED)
+        await s.submit("a")
+        await inbox._ask()
+        assert inbox.held == []
+
+        with pytest.raises(StaleLeader):
+            await workers.resume(APP, "w1", s.epoch - 1)
+        assert await workers.resume(APP, "w1", s.epoch)
+        assert await workers.beat(APP, "w1", 0) == "resume"
+        await inbox._ask()
+        assert inbox.held == [], "its cards are not back yet"
+        await workers.update(APP, "w1", state=WorkerState.IDLE, ready=True)
+        assert await workers.beat(APP, "w1", 0) is None
+        assert (await inbox.next()).request_id == "a"
+
+
+async def test_who_leaves_is_neither_suspended_nor_resumed(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        workers = s.store.workers
+        await s.worker("w1")
+        await workers.request_stop(APP, "w1", "drain", "old")
+        await workers.request_stop(APP, "w1", "suspend", "idle")
+        assert await workers.beat(APP, "w1", 0) == "drain"
+        await s.worker("w2")
+        assert not await workers.resume(APP, "w2", s.epoch), "it never slept"
+        assert not await workers.resume(APP, "unknown", s.epoch)

@@ -18,6 +18,7 @@ from scheduler.store.records import (
     HostRecord,
     LogEntry,
     RequestState,
+    WorkerState,
 )
 from scheduler.store.scripts import SCRIPTS, Script
 from tests.store.scene import APP, OK, Scene, scene
@@ -82,6 +83,9 @@ async def live_through_everything(s: Scene) -> None:
     await inbox.heartbeat()
     await store.workers.beat(APP, "w1", 1)
     await s.worker("w2")
+    await store.workers.request_stop(APP, "w2", "suspend", "idle")
+    await store.workers.update(APP, "w2", state=WorkerState.SUSPENDED)
+    await store.workers.resume(APP, "w2", s.epoch)
     await store.workers.retire(APP, "another one is wanted", "w2")
     await store.workers.request_stop(APP, "w2", "drain", "test")
     await store.workers.remove(APP, "w2", "gone", crashed=True)
@@ -120,6 +124,7 @@ async def use_the_platform(store: Store) -> None:
     await store.apps.startup_failed(APP, "r1", "no card")
     await store.apps.crash_streak_ended(APP, "r1")
     await store.apps.gpu_peak(APP, "r1", 4_000)
+    await store.apps.suspension_tried(APP, "r1", "")
     await store.apps.say_blocked(APP, "no card")
     await store.leader.lead("other", 1000)
     await store.leader.resign("other")

@@ -106,6 +106,13 @@ async def placed(s: Scene) -> None:
     await s.place("w1")
 
 
+async def suspended(s: Scene) -> None:
+    """w1 stands still, and its cards are free."""
+    await s.worker("w1")
+    assert await s.store.workers.request_stop(APP, "w1", "suspend", "idle")
+    await s.store.workers.update(APP, "w1", state=WorkerState.SUSPENDED)
+
+
 async def session(s: Scene) -> None:
     """An ephemeral app whose session has ended."""
     await s.store.apps.touch_session("alice/run", -1)
@@ -219,6 +226,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     "replay_webhook": (given_up, lambda s: s.store.outbox.replay(APP, "a")),
     "report_host": (nothing, lambda s: s.store.hosts.report(HOST)),
     "request_stop": (running, lambda s: s.store.workers.request_stop(APP, "w1", "drain", "old")),
+    "resume_worker": (suspended, lambda s: s.store.workers.resume(APP, "w1", s.epoch)),
     "resign": (nothing, lambda s: s.store.leader.resign("scheduler-1")),
     "retire": (running, lambda s: s.store.workers.retire(APP, "another one is wanted")),
     "retire_app": (queued, lambda s: s.store.apps.delete(APP)),

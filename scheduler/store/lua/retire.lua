@@ -9,7 +9,7 @@ local count = 0
 for _, id in ipairs(ids) do
   local key = worker_prefix .. id
   local seen = redis.call('HMGET', key, 'state', 'stop_requested')
-  if seen[1] and seen[1] ~= 'TERMINATED' and not seen[2] then
+  if seen[1] and seen[1] ~= 'TERMINATED' and (not seen[2] or seen[2] == 'suspend' or seen[2] == 'resume') then
     redis.call('HSET', key, 'retiring', why)
     count = count + 1
   end

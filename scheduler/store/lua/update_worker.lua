@@ -12,6 +12,7 @@ for i = first_of_fields, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1
 local after = state
 if ready == '1' then
   redis.call('HSET', key, 'ready_at', now, 'idle_since', now)
+  if redis.call('HGET', key, 'stop_requested') == 'resume' then redis.call('HDEL', key, 'stop_requested', 'reason') end
   if after == '' then after = 'IDLE' end
 end
 if after ~= '' and after ~= before then
