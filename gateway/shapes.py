@@ -203,8 +203,19 @@ class Scaled(TypedDict):
     revision: str | None
 
 
+class RunningRequest(TypedDict):
+    """A request that a worker has now; ``attempt`` counts from 1."""
+
+    request_id: str
+    worker_id: str | None
+    mode: Literal["queued", "direct"]
+    attempt: int
+    submitted_at: str
+    started_at: str | None
+
+
 class Revision(TypedDict):
-    """A version of an app."""
+    """A version of an app; ``annotations`` are its deployer's own."""
 
     app: str
     revision: str
@@ -219,6 +230,7 @@ class Revision(TypedDict):
     entry_file: str
     machine_types: list[str]
     last_startup_error: str | None
+    annotations: dict[str, str]
 
 
 class RevisionChoice(TypedDict):

@@ -209,6 +209,19 @@ def revision(record: RevisionRecord, current: bool) -> shapes.Revision:
         "entry_file": record.spec.entry_file,
         "machine_types": list(record.spec.machine_types),
         "last_startup_error": record.last_startup_error,
+        "annotations": dict(record.spec.metadata.get("annotations") or {}),
+    }
+
+
+def running_request(record: RequestRecord) -> shapes.RunningRequest:
+    """A request in progress."""
+    return {
+        "request_id": record.request_id,
+        "worker_id": record.worker_id,
+        "mode": record.mode,
+        "attempt": record.attempt,
+        "submitted_at": _iso_ms(record.submitted_at_ms),
+        "started_at": _iso_ms(record.started_at_ms),
     }
 
 

@@ -18,6 +18,7 @@ from .events import Events, Story
 from .operations import describe, events
 
 _WORKERS = "/api/v1/apps/{owner}/{app}/workers"
+_MOST_RUNNING = 200
 _REPLACED = "its owner asked for another one in its place"
 Strategy = Literal["rolling", "recreate"]
 
@@ -32,6 +33,7 @@ class Workers:
     def routes(self) -> list[Route]:
         return [
             Route(_WORKERS, self.list, methods=["GET"]),
+            Route("/api/v1/apps/{owner}/{app}/running", self.running, methods=["GET"]),
             Route(f"{_WORKERS}/{{worker_id}}/stop", self.stop, methods=["POST"]),
             Route(f"{_WORKERS}/{{worker_id}}/exec", self.execute, methods=["POST"]),
             Route("/api/v1/apps/{owner}/{app}/rollout", self.rollout, methods=["POST"]),
@@ -42,6 +44,13 @@ class Workers:
         """The app's workers."""
         app = await self._control.owned_alias(request)
         return answer({"items": [wire.worker(worker) for worker in await self._store.workers.list(app.app)]})
+
+    @describe(200, shapes.Items[shapes.RunningRequest])
+    async def running(self, request: Request) -> Response:
+        """Requests that the app's workers have now, 200 at most; those that began first come first."""
+        app = await self._control.owned_alias(request)
+        found = await self._store.requests.running(app.app, _MOST_RUNNING)
+        return answer({"items": [wire.running_request(record) for record in found]})
 
     @describe(202, shapes.Stopped, body=shapes.StopChoice)
     async def stop(self, request: Request) -> Response:

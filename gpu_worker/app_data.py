@@ -1,4 +1,5 @@
-"""``/data`` as user code knows it: the platform's persistent folder, shown there to one worker and nobody else.
+"""``/data`` and ``/app`` as user code knows them: the platform's persistent folder and the app's files, shown there to
+one worker and nobody else.
 
 Owns the mount namespace that a supervisor enters before it starts its runner; the host's own ``/`` is never written to.
 Leaves what lies in the folder to the apps that share it. Standard library only: the supervisor runs this first.
@@ -14,11 +15,12 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 #: The path that apps name; fal's, and therefore not a setting.
 SEEN_AT = "/data"
+APP_SEEN_AT = "/app"
 
 _NEWNS, _NEWUSER = 0x0002_0000, 0x1000_0000
 _BIND, _REC, _SLAVE, _NOSUID, _NODEV = 0x1000, 0x4000, 0x8_0000, 0x2, 0x4
@@ -34,15 +36,19 @@ class CannotShow(Exception):
     """The folder cannot be shown at ``/data`` here; the message says why and what to do."""
 
 
-def show(folder: Path, workplace: Path, needed: Sequence[Path] = (), *, afresh: bool = False) -> None:
-    """From now on ``/data`` is ``folder`` for this process and all that it starts.
+def show(
+    folder: Path, workplace: Path, needed: Sequence[Path] = (), *, app: Path | None = None, afresh: bool = False
+) -> None:
+    """From now on ``/data`` is ``folder`` for this process and all that it starts, and ``/app`` is ``app``.
 
-    Nothing is done where ``/data`` leads there anyway: a link, or an operator who made it the apps' folder.
+    A ``/app`` of the host's own in which something lies that is needed stays what it is. Nothing is done where
+    ``/data`` leads to ``folder`` anyway: a link, or an operator who made it the apps' folder.
 
     Args:
         workplace: where the new view of the file system is put together. Workers may share it, for each mounts there
             in a namespace of its own; nobody may ever empty it recursively, for the host's files may be below.
         needed: folders that must stay visible, so must not lie in a ``/data`` of the host's own.
+        app: the app's files.
         afresh: this process has inherited a view made here; it gets one of its own all the same.
 
     Raises:
@@ -58,11 +64,14 @@ def show(folder: Path, workplace: Path, needed: Sequence[Path] = (), *, afresh: 
         )
     if _LIBC is None or platform.machine() not in _PIVOT_ROOT:
         raise CannotShow(f"that takes Linux on x86_64 or aarch64, this is {sys.platform} on {platform.machine()}")
+    shown = {SEEN_AT: folder.resolve()}
+    if app is not None and (afresh or not any(path.is_relative_to(APP_SEEN_AT) for path in (*needed, folder))):
+        shown[APP_SEEN_AT] = app.resolve()
     where = os.getcwd()
     try:
         workplace.mkdir(parents=True, exist_ok=True, mode=0o700)
         _enter_namespace()
-        _build(workplace.resolve(), folder.resolve())
+        _build(workplace.resolve(), shown)
     except OSError as error:
         raise CannotShow(
             f"{error.filename or 'the kernel'}: {error.strerror}; as root write `ln -s {folder} {SEEN_AT}` instead"
@@ -90,19 +99,20 @@ def _enter_namespace() -> None:
     _call("mount", None, b"/", None, _REC | _SLAVE, None)
 
 
-def _build(root: Path, folder: Path) -> None:
-    """Everything that ``/`` holds, ``folder`` as ``/data``, and then that as ``/``.
+def _build(root: Path, shown: Mapping[str, Path]) -> None:
+    """Everything that ``/`` holds, folders in the places of ``shown``, and then that as ``/``.
 
     A mount point cannot be made in ``/`` itself: whoever is not root may not, and root would leave it behind.
     """
     _call("mount", b"tmpfs", os.fsencode(root), b"tmpfs", _NOSUID | _NODEV, _ROOT_OPTIONS)
     try:
         for entry in os.scandir("/"):
-            if entry.path != SEEN_AT:
+            if entry.path not in shown:
                 _repeat(entry, root)
         # The new root was copied into itself along with the folder that it stands in.
         _call("umount2", os.fsencode(f"{root}{root}"), _DETACH)
-        _bind(str(folder), root / SEEN_AT.lstrip("/"), is_folder=True)
+        for place, folder in shown.items():
+            _bind(str(folder), root / place.lstrip("/"), is_folder=True)
         old = root / ".old"
         old.mkdir()
         _call("syscall", _PIVOT_ROOT[platform.machine()], os.fsencode(root), os.fsencode(old))

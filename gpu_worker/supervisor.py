@@ -85,7 +85,8 @@ def show_app_data(assignment: Assignment) -> tuple[str | None, str | None]:
     needed = (data, Path(assignment.python), Path(assignment.bundle_dir), Path(assignment.sdk_dir))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        app_data.show(folder, data / "view", needed, afresh=assignment.in_zygotes_room)
+        app = Path(assignment.bundle_dir)
+        app_data.show(folder, data / "view", needed, app=app, afresh=assignment.in_zygotes_room)
     except (app_data.CannotShow, OSError) as error:
         seen, shown = app_data.SEEN_AT, "fal.toolkit.FAL_PERSISTENT_DIR"
         return None, f"{seen} cannot be shown to apps on this host ({error}); {shown} is {folder}"

@@ -30,6 +30,7 @@ from gpu_worker.runner_talk import RunnerTalk
 from gpu_worker.serving import Limits, Serving
 from scheduler.store import Inbox, Store
 from scheduler.store.errors import StoreError, StoreUnavailable
+from scheduler.store.outcomes import NOT_READY_IN_TIME
 from scheduler.store.records import WorkerState
 from scheduler.store.retry_rules import RetryRules
 
@@ -177,7 +178,7 @@ class Worker:
             return False
         elif started is None:
             limit = self._a.startup_timeout
-            await self._start_failed(store, f"not ready within startup_timeout ({limit:g} s), {self._during()}", "")
+            await self._start_failed(store, f"{NOT_READY_IN_TIME} ({limit:g} s), {self._during()}", "")
         else:
             await self._ready(store, started)
             return True
@@ -254,7 +255,7 @@ class Worker:
             await store.workers.update(self._a.app, self._a.worker_id, state=WorkerState.DRAINING, reason=reason)
         if self._serving is not None:
             self._serving.end_connections(1012, "The worker is being replaced or stopped. Connect again.")
-        await asyncio.wait({working}, timeout=min(LAST_CLAIM_SECONDS, self._a.termination_grace))
+        await asyncio.wait({working}, timeout=min(LAST_CLAIM_SECONDS, self._a.termination_grace / 2))
         if not working.done():
             self._runner.terminate()
             while not working.done() and self._how == "drain" and self._loop.time() < self._stop_by:

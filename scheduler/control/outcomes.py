@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from scheduler.store.outcomes import infrastructure_error
+from scheduler.store.outcomes import NOT_READY_IN_TIME, infrastructure_error
 from scheduler.store.records import Outcome
 
 
 def startup_failed(app: str, error: str) -> Outcome:
     """No worker of the app gets ready; ``error`` is the app's own one-line cause."""
+    if error.startswith(NOT_READY_IN_TIME):
+        step = f"Its log says what it did until then: fal logs {app}; a longer startup_timeout gives it more time"
+        return infrastructure_error(504, "startup_timeout", f"{app} did not start: {error.rstrip('.')}. {step}")
     where = f"The traceback is in its log: fal logs {app}"
     return infrastructure_error(503, "runner_scheduling_failure", f"{app} did not start: {error.rstrip('.')}. {where}")
 

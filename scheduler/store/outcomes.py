@@ -27,6 +27,10 @@ def infrastructure_error(
     return Outcome(status, named, body, error_type)
 
 
+#: How the error of a start begins that took too long: a revision keeps what went wrong last as text.
+NOT_READY_IN_TIME = "not ready within startup_timeout"
+
+
 def overdue() -> Outcome:
     """The request did not start before its start deadline."""
     return infrastructure_error(

@@ -328,6 +328,14 @@ class Requests:
         """Ids of waiting requests whose start deadline has passed."""
         return [reply.decode() for reply in await SCRIPTS["overdue_starts"](self._redis, app)]
 
+    async def running(self, app: str, at_most: int) -> list[RequestRecord]:
+        """Requests that workers have now, those that began first before the others."""
+        ids = await self._redis.command("ZRANGE", keys.leases(app), 0, at_most - 1)
+        found = await asyncio.gather(*(self.get(app, request_id.decode()) for request_id in ids))
+        # One that has ended between the two looks is no longer running.
+        running = [record for record in found if record is not None and record.state is RequestState.IN_PROGRESS]
+        return sorted(running, key=lambda record: record.started_at_ms or 0)
+
     async def queue_size(self, app: str) -> int:
         """Waiting requests of the app, those in back-off included."""
         size: int = await SCRIPTS["queue_size"](self._redis, app)

@@ -102,9 +102,11 @@ def collect(
     layout.add(app_file, app_file.parent)
     for source in [*imports.sources.values(), *whole]:
         layout.add(source.path, source.root)
+    # A context below the app's folder is the top of its files, as one above is the top of everything.
+    of_its_own = context != app_file.parent and context.is_relative_to(app_file.parent)
     for path in extra:
         if path.resolve() != app_file:
-            layout.add(path, context)
+            layout.add(path, context, path.relative_to(context).as_posix() if of_its_own else None)
     return Bundle(
         entry_file=layout.place(app_file, app_file.parent),
         files=tuple(layout.files[path] for path in sorted(layout.files)),
@@ -136,8 +138,8 @@ class _Layout:
         folder = self._base if root.is_relative_to(self._base) and _keeps_place(root, self._base) else root
         return PurePosixPath(path.relative_to(folder)).as_posix()
 
-    def add(self, path: Path, root: Path) -> None:
-        name = self.place(path, root)
+    def add(self, path: Path, root: Path, name: str | None = None) -> None:
+        name = name or self.place(path, root)
         real = path.resolve()
         if name in self._from:
             if self._from[name] != real:

@@ -117,6 +117,10 @@ class DataFiles:
         files = {"file_upload": ("part", data, "application/octet-stream")}
         return self._api.json(method, path, files=files, timeout=_TRANSFER)
 
+    def upload_url(self, url: str, path: str) -> None:
+        """Have the server fetch a file; it is there whole or not at all."""
+        self._api.json("POST", f"/rest/files/file/url/{quote(path)}", json={"url": url}, timeout=_TRANSFER)
+
     def move(self, path: str, destination: str) -> None:
         """Give a file or folder another place."""
         self._api.json("POST", f"/rest/files/rename/{quote(path)}", json={"destination": destination})

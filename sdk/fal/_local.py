@@ -126,9 +126,12 @@ class LocalServer(uvicorn.Server):
     Args:
         port: 0 takes any that is free.
         ready: called once with the address, when the app is set up and answers.
+        limit: requests after which it ends by itself.
     """
 
-    def __init__(self, app: LocalApp, port: int, grace: float, ready: Callable[[str], None]) -> None:
+    def __init__(
+        self, app: LocalApp, port: int, grace: float, ready: Callable[[str], None], limit: int | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -137,6 +140,7 @@ class LocalServer(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                limit_max_requests=limit,
                 timeout_graceful_shutdown=max(1, int(grace)),
             )
         )

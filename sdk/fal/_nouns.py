@@ -67,6 +67,10 @@ class Apps:
         """Its runners."""
         return self._api.items(self._api.app_path(name, "/workers"))
 
+    def running(self, name: str) -> builtins.list[Json]:
+        """Requests that its runners have now."""
+        return self._api.items(self._api.app_path(name, "/running"))
+
     def scale(self, name: str, changes: Mapping[str, Any]) -> Json:
         """Change the settings that ``changes`` names.
 

@@ -168,6 +168,13 @@ def test_app_files_context_dir_above_the_app_becomes_the_top(project: Path) -> N
     assert [file.path for file in found.files] == ["apps/app.py", "assets/a.txt"]
 
 
+def test_app_files_context_dir_below_the_app_is_the_top_of_its_files(project: Path) -> None:
+    """An app that named ``texts`` found it at ``files/texts``: not where it is on fal."""
+    grow(project, {"app.py": "", "files/texts/a.txt": ""})
+    found = collect(project / "app.py", app_files=["texts"], app_files_context_dir=project / "files")
+    assert [file.path for file in found.files] == ["app.py", "texts/a.txt"]
+
+
 @pytest.mark.parametrize(
     ("files", "says"),
     [

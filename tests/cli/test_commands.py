@@ -140,7 +140,7 @@ def test_every_command_that_answers_can_answer_in_json() -> None:
         path for path, command in leaves(cli, "") if not any("--json" in option.opts for option in command.params)
     }
     # `api` prints the app's own JSON; a run and a command beside a runner pass on what others print.
-    settings = {f"profile {verb}" for verb in ("set", "unset", "key", "host", "delete")}
+    settings = {f"profile {verb}" for verb in ("set", "create", "unset", "key", "host", "delete")}
     assert without == {"api", "run", "runners exec", "runners shell", "completion"} | settings
 
 

@@ -40,7 +40,8 @@ class Probe(fal.App):
             "paths": [str(FAL_PERSISTENT_DIR), str(FAL_MODEL_WEIGHTS_DIR), str(FAL_REPOSITORY_DIR)],
             "hub": os.environ["HF_HOME"],
             "home": str(Path.home()),
-            "root": sorted(name for name in os.listdir("/") if name != "data"),
+            "root": sorted({*os.listdir("/")} - {"data", "app"}),
+            "app": os.path.samefile("/app", "."),
         }
 
     @fal.endpoint("/where")
@@ -66,7 +67,7 @@ async def ask(on: Stage, app: str, path: str = "/", **body: Any) -> dict[str, An
 
 
 def visible_root() -> list[str]:
-    return sorted(name for name in os.listdir("/") if name != "data")
+    return sorted({*os.listdir("/")} - {"data", "app"})
 
 
 @pytest.mark.parametrize("in_front", [(), AS_A_USER], ids=["root", "user"])
@@ -89,6 +90,7 @@ def test_data_is_one_folder_that_all_workers_share(redis_url: str, tmp_path: Pat
             assert seen["paths"] == ["/data", "/data/.fal/model_weights", "/data/.fal/repos"]
             assert seen["hub"] == "/data/.cache/huggingface"
             assert seen["home"] == "/data"
+            assert seen["app"], "its files are at /app"
             assert seen["root"] == visible_root(), "everything else is where it was"
             assert (tmp_path / "data" / "models" / "kept.txt").read_text() == "weights"
             assert list((tmp_path / "view").iterdir()) == [], "what is mounted there is the workers' own"

@@ -6,14 +6,15 @@ Reads and prints; the server decides.
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any, get_args
 from urllib.parse import quote
 
 import click
 
 from fal._spec import Auth
-from fal.cli.options import control_api, env_of_option, json_option, strategy_option
-from fal.cli.runners import show_runners, state_option
+from fal.cli.options import control_api, env_of_option, ignored_options, json_option, strategy_option
+from fal.cli.runners import born_option, show_runners, state_option
 
 
 @click.group("apps")
@@ -29,6 +30,7 @@ def command() -> None:
 @click.option("--all", "everything", is_flag=True, help="Those of running `fal run` commands too.")
 @click.option("--sort-by-runners", is_flag=True, help="Those with most runners first.")
 @env_of_option
+@ignored_options("--regions")
 @json_option
 def list_apps(part: str | None, everything: bool, sort_by_runners: bool, env: str | None, as_json: bool) -> None:
     """List apps."""
@@ -206,6 +208,7 @@ def delete_revision(app: str, revision: str, as_json: bool) -> None:
 )
 @click.option("--startup-timeout", type=click.FloatRange(0, min_open=True), help="For setup(); until the next deploy.")
 @click.option("--machine-types", default=None, metavar="TYPE[,TYPE]...", help="In order; until the next deploy.")
+@ignored_options("--regions")
 @json_option
 def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -> None:
     """Change scaling settings at once; they survive deploys (unless --reset-scale).
@@ -237,14 +240,18 @@ def scale(app: str, as_json: bool, machine_types: str | None, **settings: Any) -
 @click.argument("app")
 @strategy_option
 @click.option("--force", is_flag=True, help="Kill them; what they run is tried again if it was queued.")
+@click.option("--wait", is_flag=True, help="Until none of those that are there now is left.")
 @json_option
-def rollout(app: str, strategy: str, force: bool, as_json: bool) -> None:
+def rollout(app: str, strategy: str, force: bool, wait: bool, as_json: bool) -> None:
     """Replace all runners of APP, so that they see changed secrets or files."""
     from fal._nouns import Apps
     from fal.cli.console import Screen, print_json
 
     api = control_api()
+    old = {str(item["worker_id"]) for item in Apps(api).runners(app)}
     answer = Apps(api).rollout(app, strategy=strategy, force=force)
+    if wait:
+        _wait_gone(Apps(api), app, old, Screen(to_stderr=True))
     if as_json:
         print_json(answer)
         return
@@ -252,18 +259,44 @@ def rollout(app: str, strategy: str, force: bool, as_json: bool) -> None:
     if count == 0:
         Screen().line(f"{name} has no runners; the next one starts afresh.", "dim")
         return
+    runners = f"{count} runner{'s' * (count != 1)} of {name}"
     Screen().tick(
-        f"Replacing {count} runner{'s' * (count != 1)} of {name}; `fal apps runners {app}` shows how far it is."
+        f"Replaced {runners}." if wait else f"Replacing {runners}; `fal apps runners {app}` shows how far it is."
     )
+
+
+def _wait_gone(apps: Any, app: str, old: set[str], screen: Any) -> None:
+    """Until no runner of ``old`` is left; Ctrl-C stops waiting, not the rollout."""
+    said = -1
+    while left := len(old & {str(item["worker_id"]) for item in apps.runners(app)}):
+        if left != said:
+            screen.line(f"{left} to be replaced...", "dim")
+            said = left
+        time.sleep(0.3)
 
 
 @command.command("runners")
 @click.argument("app")
 @state_option
+@born_option
 @json_option
-def runners(app: str, state: str | None, as_json: bool) -> None:
-    """List an app's runners."""
-    show_runners(app, as_json, state)
+def runners(app: str, state: str | None, since: float | None, as_json: bool) -> None:
+    """List an app's runners, and the requests that they have now."""
+    from fal._nouns import Apps
+    from fal.cli.console import Screen, when
+
+    show_runners(app, as_json, state, since)
+    if as_json or not (requests := Apps(control_api()).running(app)):
+        return
+    screen = Screen()
+    screen.line()
+    screen.table(
+        ["Request", "Runner", "Kind", "Attempt", "Began"],
+        [
+            (each["request_id"], each["worker_id"], each["mode"], each["attempt"], when(each["started_at"]))
+            for each in requests
+        ],
+    )
 
 
 @command.command("gpus")

@@ -63,6 +63,35 @@ class Delivery:
         Raises:
             Problem: refused, or the build failed (its lines have been shown).
         """
+        registered = self.begin(
+            loaded,
+            ephemeral=ephemeral,
+            message=message,
+            reset_scale=reset_scale,
+            no_cache=no_cache,
+            strategy=strategy,
+        )
+        app, revision = str(registered["app"]), str(registered["revision"])
+        final = self._watch(app, revision, self.api.server_time or time.time())
+        urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
+        alias = self._wait_pointed(app, revision)
+        return Built(app, revision, urls, str(alias.get("auth") or loaded.spec.auth or "private"))
+
+    def begin(
+        self,
+        loaded: LoadedApp,
+        *,
+        ephemeral: bool,
+        message: str | None = None,
+        reset_scale: bool = False,
+        no_cache: bool = False,
+        strategy: str = "rolling",
+    ) -> dict[str, Any]:
+        """Upload what is missing and register; what the server says of the revision, which it builds from now on.
+
+        Raises:
+            Problem: refused.
+        """
         self._upload(loaded.uploads)
         registered = self.api.deploy(
             loaded.spec.to_json(),
@@ -75,11 +104,8 @@ class Delivery:
             strategy=strategy,
         )
         warn_of_missing_secrets(self.screen, registered, loaded.spec.env)
-        self.app, revision = str(registered["app"]), str(registered["revision"])
-        final = self._watch(self.app, revision, self.api.server_time or time.time())
-        urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
-        alias = self._wait_pointed(self.app, revision)
-        return Built(self.app, revision, urls, str(alias.get("auth") or loaded.spec.auth or "private"))
+        self.app = str(registered["app"])
+        return registered
 
     def _upload(self, uploads: Mapping[str, Path]) -> None:
         missing = self.api.missing(uploads)

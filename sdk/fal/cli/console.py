@@ -126,6 +126,14 @@ def when(at: Any) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def unix_time(at: Any) -> float:
+    """A moment (ISO 8601) as unix seconds; 0 when unknown."""
+    try:
+        return datetime.fromisoformat(str(at).replace("Z", "+00:00")).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 def amount(size: float) -> str:
     """A number of bytes as people say it."""
     for unit in ("bytes", "KiB", "MiB"):

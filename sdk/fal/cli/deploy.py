@@ -5,7 +5,7 @@ Leaves reading the app to ``fal._loading`` and sending it to ``fal.cli.building`
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 import click
@@ -37,7 +37,9 @@ from fal.cli.options import env_option, ignored_options, json_option
     help="rolling: old runners serve until new ones are ready; recreate: they leave first.  [default: rolling]",
 )
 @click.option("--check", is_flag=True, help="Show what would change, and do nothing.")
-@ignored_options("--team", "--annotation", flags=("--yes", "--attach", "--detach", "--no-scale"))
+@click.option("--annotation", "annotations", multiple=True, metavar="KEY=VALUE", help="Kept with the revision.")
+@click.option("--detach", is_flag=True, help="Do not wait for the build; the app is as it was until it is done.")
+@ignored_options("--team", flags=("--yes", "--attach", "--no-scale"))
 def command(
     ref: str | None,
     app_name: str | None,
@@ -51,6 +53,8 @@ def command(
     as_json: bool,
     strategy: str | None,
     check: bool,
+    annotations: tuple[str, ...],
+    detach: bool,
 ) -> None:
     """Give an app a stable URL. Running requests finish on the old revision, new ones go to the new one.
 
@@ -65,7 +69,7 @@ def command(
 
     as_json = as_json or output == "json"
     screen = Screen(to_stderr=as_json)
-    loaded = load(ref, app_name=app_name, auth=auth, env=env)
+    loaded = _annotated(load(ref, app_name=app_name, auth=auth, env=env), annotations)
     if cpu_fallback:
         screen.note("--cpu-fallback is the operator's choice for the whole platform: `keepwarm up --cpu-fallback`.")
     api = ControlApi(_server(loaded.spec.machine_types))
@@ -76,6 +80,21 @@ def command(
     screen.line(f"Deploying {loaded.cls.__name__!r} as app {name!r}", "bold")
     note_lost_digits(screen, loaded)
     known = _look_before(api, loaded, screen)
+    if detach:
+        delivery = Delivery(api, screen)
+        begun = delivery.begin(
+            loaded,
+            ephemeral=False,
+            message=message,
+            reset_scale=reset_scale,
+            no_cache=no_cache,
+            strategy=strategy or loaded.strategy,
+        )
+        if as_json:
+            print_json({"revision": begun["revision"], "app_name": name, "status": "Deploying", "app": begun["app"]})
+            return
+        screen.tick(f"Revision {begun['revision']} is being built; `fal apps list-rev {name}` shows how far it is.")
+        return
     built = Delivery(api, screen).send(
         loaded,
         ephemeral=False,
@@ -93,6 +112,21 @@ def command(
     kept = None if known is None or reset_scale else known.get("scaling")
     if kept is not None and kept != asdict(loaded.spec.scaling):
         screen.note("Scaling settings were kept from the app as it was; --reset-scale takes them from the code.")
+
+
+def _annotated(loaded: Any, pairs: tuple[str, ...]) -> Any:
+    from fal._problem import Problem
+
+    annotations = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise Problem(f"--annotation {pair!r} is not KEY=VALUE.", next_step="write, for example, ticket=OPS-7.")
+        annotations[key] = value
+    if not annotations:
+        return loaded
+    metadata = {**loaded.spec.metadata, "annotations": annotations}
+    return replace(loaded, spec=replace(loaded.spec, metadata=metadata))
 
 
 def _look_before(api: Any, loaded: Any, screen: Any) -> dict[str, Any] | None:

@@ -116,6 +116,31 @@ def upload(source: Path, path: str | None, as_json: bool) -> None:
     screen.tick(f"{_files(sources)} ({amount(size)}) in {remote}")
 
 
+@command.command("upload-url")
+@click.argument("url")
+@click.argument("path", required=False)
+@json_option
+def upload_url(url: str, path: str | None, as_json: bool) -> None:
+    """Have the server fetch URL to PATH (the URL's last name in /data)."""
+    from urllib.parse import urlsplit
+
+    from fal._data_files import remote_path
+    from fal._problem import Problem
+    from fal.cli.console import Screen, print_json
+
+    name = urlsplit(url).path.rstrip("/").rpartition("/")[2]
+    if not name and (path is None or path.endswith("/")):
+        raise Problem(f"{url} does not say what the file is to be called.", next_step="name it: PATH.")
+    remote = remote_path(path or name)
+    if path is not None and path.endswith("/"):
+        remote = f"{remote}/{name}"
+    _data().upload_url(url, remote)
+    if as_json:
+        print_json({"path": remote})
+        return
+    Screen().tick(f"{url} is {remote} now")
+
+
 def _files(found: Sequence[object]) -> str:
     return f"{len(found)} file{'s' * (len(found) != 1)}"
 

@@ -21,8 +21,8 @@ from fal.cli.console import Screen
 START_FAILED = 3
 
 
-def serve(ref: str, app_name: str | None, port: int, screen: Screen) -> None:
-    """Serve the app until Ctrl-C.
+def serve(ref: str, app_name: str | None, port: int, screen: Screen, limit: int | None = None) -> None:
+    """Serve the app until Ctrl-C, or until it has answered ``limit`` requests.
 
     Raises:
         Problem: it does not load, its packages are not here, its ``setup()`` failed, or the port is taken.
@@ -36,7 +36,7 @@ def serve(ref: str, app_name: str | None, port: int, screen: Screen) -> None:
     except (ValueError, TypeError) as error:
         raise Problem(str(error)) from error
     grace = loaded.spec.termination_grace_period_seconds
-    server = LocalServer(app, port, grace, lambda address: _show(address, loaded, screen))
+    server = LocalServer(app, port, grace, lambda address: _show(address, loaded, screen), limit)
     screen.line("Setting up in this process...", "dim")
     try:
         server.serve_until_signal()

@@ -18,7 +18,7 @@ from fal.cli.options import control_api, json_option
 MOST_LINES = 5000
 
 
-def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+def moment(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """A time in the past as unix seconds: ISO 8601, or how long ago."""
     if value is None:
         return None
@@ -32,18 +32,29 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
 
 search_option = click.option("--search", default="", metavar="TEXT", help="Only lines that hold TEXT.")
 since_option = click.option(
-    "--since", callback=_moment, metavar="TIME", help="Only lines from then on, as in 15m or 2h."
+    "--since", callback=moment, metavar="TIME", help="Only lines from then on, as in 15m or 2h."
 )
-until_option = click.option("--until", callback=_moment, metavar="TIME", help="Only lines before then.")
+until_option = click.option("--until", callback=moment, metavar="TIME", help="Only lines before then.")
 follow_option = click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
+
+
+def _how_many(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """``20``: the last 20; ``+20``: the first 20, which is -20 here."""
+    count = int(value.removeprefix("+")) if re.fullmatch(r"\+?\d{1,9}", value) else 0
+    if not 1 <= count <= MOST_LINES:
+        raise click.BadParameter(f"{value!r} is no number of lines from 1 to {MOST_LINES}; +N shows the first N.")
+    return -count if value.startswith("+") else count
+
+
 limit_option = click.option(
     "--lines",
     "-n",
     "limit",
-    type=click.IntRange(1, MOST_LINES),
-    default=1000,
+    callback=_how_many,
+    default="1000",
     show_default=True,
-    help="How many at most.",
+    metavar="[+]N",
+    help="The last N at most; +N: the first N.",
 )
 
 
@@ -111,15 +122,20 @@ def show_logs(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Print an app's log, one JSON object a line with ``as_json``; with ``follow`` until interrupted."""
+    """Print an app's log, one JSON object a line with ``as_json``; with ``follow`` until interrupted.
+
+    Args:
+        limit: the last so many lines; negative: the first ones of those that are kept.
+    """
     from fal.cli.console import Screen, print_json
 
     screen = Screen()
     show = print_json if as_json else screen.log
     path = api.app_path(app, "/logs")
-    entries = api.items(path, params={"limit": MOST_LINES if wanted.sifts else limit, **wanted.of_whom})
+    entries = api.items(path, params={"limit": MOST_LINES if wanted.sifts or limit < 0 else limit, **wanted.of_whom})
     last = str(entries[-1].get("id", "0")) if entries else "0"
-    for entry in [entry for entry in entries if wanted.has(entry)][-limit:]:
+    fitting = [entry for entry in entries if wanted.has(entry)]
+    for entry in fitting[:-limit] if limit < 0 else fitting[-limit:]:
         show(entry)
     if follow:
         _follow(api, path, last, wanted, show)

@@ -63,6 +63,20 @@ def choose(name: str) -> None:
         Screen().note("it has no server yet: `fal profile host http://HOST:PORT`, then `fal profile key`.")
 
 
+@command.command("create")
+@click.argument("name")
+def create(name: str) -> None:
+    """Make profile NAME, which is not used before `fal profile set NAME`."""
+    from fal.cli.console import Screen
+
+    config = Config.load()
+    if name in config.profiles:
+        raise Problem(f"There is a profile {name!r} already.", next_step=f"use it: `fal profile set {name}`.")
+    config.sections[name] = {}
+    config.save()
+    Screen().tick(f"Profile {name} is there; `fal profile set {name}` uses it.")
+
+
 @command.command("unset")
 def unset() -> None:
     """Use no profile."""

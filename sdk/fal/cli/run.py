@@ -9,6 +9,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -41,6 +42,13 @@ _RECONNECTS = 6
 @click.option(
     "--exposed-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="With --local; 0: any."
 )
+@click.option(
+    "--limit-max-requests",
+    type=click.IntRange(1),
+    default=None,
+    metavar="N",
+    help="A runner is replaced after N requests; with --local the command ends.",
+)
 @env_option
 @ignored_options("--team", "--exposed-metrics-port", flags=("--force-env-build", "--forward-compat"))
 def command(
@@ -53,6 +61,7 @@ def command(
     reload: bool,
     local: bool,
     exposed_port: int,
+    limit_max_requests: int | None,
     env: str,
 ) -> None:
     """Try an app: builds its environment, prints a URL, shows its log, and removes it on Ctrl-C.
@@ -68,11 +77,12 @@ def command(
 
     _end_on_signals()
     if local:
-        _run_here(ref, app_name, exposed_port, reload)
+        _run_here(ref, app_name, exposed_port, limit_max_requests, reload)
         return
     begun = time.time()
     check = None if cpu_fallback or machine_type else guess_check(Path(ref.partition("::")[0]))
-    read = partial(load, ref, app_name=app_name, auth=auth, machine_type=machine_type, env=env, run=True)
+    given = partial(load, ref, app_name=app_name, auth=auth, machine_type=machine_type, env=env, run=True)
+    read = partial(_limited, given, limit_max_requests)
     try:
         loaded = read()
     except BaseException:
@@ -89,7 +99,15 @@ def command(
         _run(platform, loaded, screen, no_cache, partial(_reloader, read, begun) if reload else _no_reloader)
 
 
-def _run_here(ref: str, app_name: str | None, port: int, reload: bool) -> None:
+def _limited(read: Callable[[], Any], requests: int | None) -> Any:
+    """An app whose runners serve no more than ``requests`` each."""
+    loaded = read()
+    if requests is None:
+        return loaded
+    return replace(loaded, spec=replace(loaded.spec, recycle_after_requests=requests))
+
+
+def _run_here(ref: str, app_name: str | None, port: int, limit: int | None, reload: bool) -> None:
     """Without a platform: in this process, or in one of its own that is started again."""
     from fal.cli.console import Screen
 
@@ -97,11 +115,12 @@ def _run_here(ref: str, app_name: str | None, port: int, reload: bool) -> None:
         from fal.cli.reloading import local_again_and_again
 
         named = () if app_name is None else ("--app-name", app_name)
-        local_again_and_again(ref, (*named, "--exposed-port", str(port)), Screen())
+        limited = () if limit is None else ("--limit-max-requests", str(limit))
+        local_again_and_again(ref, (*named, *limited, "--exposed-port", str(port)), Screen())
     else:
         from fal.cli.local import serve
 
-        serve(ref, app_name, port, Screen())
+        serve(ref, app_name, port, Screen(), limit)
 
 
 def _no_reloader(loaded: Any, delivery: Any, screen: Any) -> contextlib.AbstractContextManager[Any]:

@@ -15,6 +15,7 @@ from fal.cli.logs import (
     Wanted,
     follow_option,
     limit_option,
+    moment,
     search_option,
     show_logs,
     since_option,
@@ -29,27 +30,37 @@ def command() -> None:
 
 
 state_option = click.option("--state", default=None, metavar="STATE", help="Only those in that state, as in idle.")
+born_option = click.option(
+    "--since", callback=moment, metavar="TIME", help="Only those that started then or later, as in 15m or 2h."
+)
 app_option = click.option("--app", default=None, help="Its app; looked up when not given.")
 
 
 @command.command("list")
 @click.argument("app", required=False)
 @state_option
+@born_option
 @json_option
-def list_runners(app: str | None, state: str | None, as_json: bool) -> None:
+def list_runners(app: str | None, state: str | None, since: float | None, as_json: bool) -> None:
     """List runners: those of APP, or of all apps."""
-    show_runners(app, as_json, state)
+    show_runners(app, as_json, state, since)
 
 
-def show_runners(app: str | None, as_json: bool, state: str | None = None) -> None:
-    """Print the runners of one app, or of every app when ``app`` is None; only those in ``state`` if it is given."""
+def show_runners(app: str | None, as_json: bool, state: str | None = None, since: float | None = None) -> None:
+    """Print the runners of one app, or of every app when ``app`` is None.
+
+    Args:
+        state: only those in it. since: only those that started then (unix seconds) or later.
+    """
     from fal._nouns import Apps, Runners
-    from fal.cli.console import Screen, print_json, when
+    from fal.cli.console import Screen, print_json, unix_time, when
 
     api = control_api()
     workers = Apps(api).runners(app) if app else Runners(api).list()
     if state is not None:
         workers = [item for item in workers if str(item.get("state")).lower() == state.lower()]
+    if since is not None:
+        workers = [item for item in workers if unix_time(item.get("created_at")) >= since]
     if as_json:
         print_json(workers)
         return
