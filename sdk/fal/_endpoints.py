@@ -166,6 +166,30 @@ def collect(cls: type) -> dict[str, RouteSignature]:
     return dict(sorted(found.items(), key=lambda item: item[1].path))
 
 
+def check_websockets(cls: type) -> None:
+    """Refuse a plain websocket endpoint that could not serve one.
+
+    Raises:
+        ValueError: it is not ``async``, or takes no ``WebSocket``.
+    """
+    for name, signature in collect(cls).items():
+        if not signature.is_websocket or signature.realtime is not None:
+            continue
+        method = getattr(cls, name)
+        kinds = {_name_of(p.annotation) for p in inspect.signature(method).parameters.values()}
+        if not inspect.iscoroutinefunction(method) or "WebSocket" not in kinds:
+            raise ValueError(
+                f"{cls.__name__}.{name} serves a websocket at {signature.path!r}: write "
+                f"`async def {name}(self, socket: WebSocket)`, with WebSocket from fastapi"
+            )
+
+
+def _name_of(annotation: Any) -> str:
+    """The last part of a type's name, also where annotations are text."""
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return str(name).rpartition(".")[2]
+
+
 def endpoint_specs(cls: type) -> tuple[EndpointSpec, ...]:
     """The routes of ``cls`` in the form that the platform stores."""
     return tuple(EndpointSpec(s.path, name, s.is_websocket) for name, s in collect(cls).items())

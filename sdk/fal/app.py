@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fal import _context
 from fal._context import RequestContext
-from fal._endpoints import HealthCheck, RouteSignature, collect, endpoint, endpoint_specs, realtime
+from fal._endpoints import HealthCheck, RouteSignature, check_websockets, collect, endpoint, endpoint_specs, realtime
 from fal._settings import ATTRIBUTES, DEFAULTS, AppSettings, app_name_of, resolve
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def app_spec_settings(cls: type[App]) -> AppSettings:
     if not routes:
         raise ValueError(f'{cls.__name__} has no endpoint: mark a method with @fal.endpoint("/")')
     given = {key: value for key, value in cls.host_kwargs.items() if key != "health_check_config"}
+    check_websockets(cls)
     # Attributes assigned after the class was made (cls.machine_type = ...) count too.
     for key in ATTRIBUTES - {"health_check_config"}:
         value = getattr(cls, key, None)
