@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from tests.support.platform import PlatformUnderTest
 from tests.support.waiting import wait_until
 
 ONE_CARD = {"KEEPWARM_SIMULATED_GPUS": "NVIDIA A100-SXM4-40GB:40960=1"}
+TWO_CARDS = {"KEEPWARM_SIMULATED_GPUS": "NVIDIA A100-SXM4-40GB:40960=2"}
 
 
 def test_two_share_a_card_a_third_waits_and_an_important_one_gets_it(
@@ -45,4 +47,15 @@ def test_two_share_a_card_a_third_waits_and_an_important_one_gets_it(
         platform.fal("apps", "scale", apps["Whole"], "--app-priority", "20")
         assert client.post(urls["Whole"], json={}).json()["cards"] == "0"
         assert [name for name in apps if shown(name)["workers"]] == ["Whole"]
+    platform.stop()
+
+
+def test_two_cards_for_one_runner_are_counted(start_platform: Callable[..., PlatformUnderTest]) -> None:
+    platform = start_platform(environ=TWO_CARDS)
+    url = platform.deploy("tests/system/apps/cards.py", "Pair")
+    with platform.client() as client:
+        assert client.post(url, json={}).json() == {"cards": "0,1"}
+    held = json.loads(platform.fal("apps", "gpus", "pair", "--json").stdout)
+    assert held == {"total": 2, "gpus": {"GPU-A100": 2}}
+    assert "GPU-A100" in platform.fal("runners", "gpus").stdout
     platform.stop()

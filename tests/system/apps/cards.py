@@ -45,3 +45,12 @@ class Whole(fal.App):
     @fal.endpoint("/")
     def run(self) -> dict[str, Any]:
         return {"cards": os.environ["CUDA_VISIBLE_DEVICES"], "pid": os.getpid()}
+
+
+class Pair(fal.App):
+    machine_type = "GPU-A100"
+    num_gpus = 2
+
+    @fal.endpoint("/")
+    def run(self) -> dict[str, Any]:
+        return {"cards": os.environ["CUDA_VISIBLE_DEVICES"]}
