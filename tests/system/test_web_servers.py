@@ -70,6 +70,15 @@ def test_a_port_that_never_opens_is_one_clear_message(platform: PlatformUnderTes
     platform.fal("apps", "delete", "deaf", "--yes")
 
 
+def test_a_served_function_is_deployed(platform: PlatformUnderTest) -> None:
+    url = platform.deploy(APPS, "served", "--app-name", "served")
+    with platform.client() as client:
+        assert client.post(url, params={"number": 2}).json() == {"loaded": "weights", "number": 2}
+        shown = platform.fal("deploy", f"{APPS}::shop", "--app-name", "shop-two", "--check").stdout
+    assert "exposed_port" in shown
+    platform.fal("apps", "delete", "served", "--yes")
+
+
 def test_fal_run_of_both_kinds(home: Path) -> None:
     running = Running(home, f"{APPS}::shop", "--machine-type", "S")
     try:
