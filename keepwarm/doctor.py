@@ -74,9 +74,11 @@ def examine(data: Path, machine_types: Sequence[str], *, cpu_fallback: bool, off
         offer: as ``keepwarm up --offer``.
     """
     host = _this_host(cpu_fallback, offer)
-    findings = (_python(), _redis(), _uv(), _gpu(host), _space(data), _app_data(data), _limits(), _sandbox())
+    findings = [_python(), _redis(), _uv(), _gpu(host), _space(data), _app_data(data), _limits(), _sandbox()]
+    if host.gpus or os.environ.get("KEEPWARM_SUSPEND", "0") != "0":
+        findings.insert(4, _suspending())
     refused = machine_refusal(machine_types, cpu_fallback=cpu_fallback, offer=offer) if machine_types else None
-    return Report(findings, tuple(host.machine_types), refused)
+    return Report(tuple(findings), tuple(host.machine_types), refused)
 
 
 def _python() -> Finding:
@@ -146,6 +148,17 @@ def _gpu(host: Any) -> Finding:
         "apps with a GPU machine type are refused here; install the NVIDIA driver (nvidia-smi must list the card), "
         "or let the CPU stand in, slowly, with --cpu-fallback",
     )
+
+
+def _suspending() -> Finding:
+    """Whether idle workers can lend their cards; without it they are ended, so that it is no fault of the machine."""
+    from gpu_worker.suspension import SuspensionFailed, run_checkpoint
+
+    try:
+        asyncio.run(run_checkpoint("probe"))
+    except SuspensionFailed as failure:
+        return Finding("suspending idle workers", "warn", str(failure), "they are ended when their keep_alive is over")
+    return Finding("suspending idle workers", "ok", "the driver can; KEEPWARM_SUSPEND=4 lets four stand by")
 
 
 def _space(data: Path) -> Finding:

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from fal._runner.protocol import GpuFault, Message, Ready, Response, ResponseEnd
 
+from gpu_worker.gpu_usage import nvml_usage
+from gpu_worker.suspension import run_checkpoint
 from tests.runner.harness import Runner, start
+from tests.support.loop import run
 
 pytestmark = pytest.mark.gpu
 
@@ -96,4 +99,14 @@ def test_what_is_no_failure_of_the_gpu_is_none(runner: Runner) -> None:
 
 def test_a_full_gpu_goes_on_working(runner: Runner) -> None:
     assert faults(runner, "/too-large", Response) == ["out_of_memory"]
+    assert b'"sum":1048576.0' in runner.call(path="/sum", id="after").body
+
+
+def test_an_idle_runner_lends_its_card_and_comes_back(runner: Runner) -> None:
+    pid = runner.process.pid
+    assert nvml_usage(0, {pid}), "it is on the card"
+    run(run_checkpoint("probe"))
+    run(run_checkpoint("suspend", [pid]))
+    assert not nvml_usage(0, {pid}), "the card is free"
+    run(run_checkpoint("resume", [pid]))
     assert b'"sum":1048576.0' in runner.call(path="/sum", id="after").body

@@ -8,7 +8,7 @@ from fal._spec import CPU_MACHINE_TYPES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.control.placement import Blocked, Need, Placed, make_room, place
+from scheduler.control.placement import Blocked, Need, Placed, make_room, place, place_again
 from scheduler.store.records import HostRecord, WorkerRecord, WorkerState
 
 TYPES = ["GPU-A100", "GPU-H100", "GPU", "XS", "M"]
@@ -69,9 +69,8 @@ def test_a_place_is_real_free_and_asked_for(
         assert found.gpu_ids == ()
     else:
         assert len(set(found.gpu_ids)) == gpus
-        used = {
-            gpu for w in workers if w.host == found.host and w.state is not WorkerState.TERMINATED for gpu in w.gpu_ids
-        }
+        free = (WorkerState.TERMINATED, WorkerState.SUSPENDED)
+        used = {gpu for w in workers if w.host == found.host and w.state not in free for gpu in w.gpu_ids}
         assert not used & set(found.gpu_ids)
         for gpu in found.gpu_ids:
             assert found.machine_type in chosen.gpus[gpu][3]
@@ -218,3 +217,21 @@ def test_the_cheapest_go_and_no_more_than_needed() -> None:
     assert make_room(Need(("GPU-A100",)), fleet, there, costs) == (there[2],)
     assert make_room(Need(("GPU-A100",), 2), fleet, there, costs) == (there[2], there[1], there[0])
     assert make_room(Need(("GPU-A100",), 2), fleet, there, {"dear": 9.0, "other": 2.0}) == ()
+
+
+def test_a_suspended_worker_holds_no_card_and_comes_back_to_its_own() -> None:
+    need, fleet = Need(("GPU-A100",)), [host("h0", "GPU-A100", "GPU-A100")]
+    asleep = worker("h0", 0, state=WorkerState.SUSPENDED)
+    assert place(need, fleet, [asleep]) == Placed("h0", "GPU-A100", (0,))
+    assert place_again(need, [asleep], fleet, [asleep]) is asleep
+    beside, on_it = worker("h0", 1), worker("h0", 0)
+    assert place_again(need, [asleep], fleet, [asleep, beside]) is asleep
+    assert place_again(need, [asleep], fleet, [asleep, on_it]) is None
+    assert place_again(need, [asleep], [host("h0", "GPU-A100", alive=False)], []) is None
+
+
+def test_one_that_shares_a_card_comes_back_where_its_share_is_free() -> None:
+    need, fleet = Need(("GPU-A100",), gpu_memory_mb=30_000), [host("h0", "GPU-A100")]
+    asleep = worker("h0", 0, state=WorkerState.SUSPENDED, gpu_memory_mb=30_000)
+    assert place_again(need, [asleep], fleet, [worker("h0", 0, gpu_memory_mb=50_000)]) is asleep
+    assert place_again(need, [asleep], fleet, [worker("h0", 0, gpu_memory_mb=60_000)]) is None
