@@ -87,6 +87,7 @@ async def live_through_everything(s: Scene) -> None:
     await store.workers.update(APP, "w2", state=WorkerState.SUSPENDED)
     await store.workers.resume(APP, "w2", s.epoch)
     await store.workers.retire(APP, "another one is wanted", "w2")
+    await store.workers.mark_unhealthy(APP, "w2", "its check failed")
     await store.workers.request_stop(APP, "w2", "drain", "test")
     await store.workers.remove(APP, "w2", "gone", crashed=True)
     await s.requests.promote(APP, s.epoch)
