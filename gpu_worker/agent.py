@@ -87,6 +87,8 @@ class HostAgent:
             offer=settings.offer,
             host_id=settings.host_id,
             gpu_source=settings.gpu_source,
+            cpu_overcommit=settings.cpu_overcommit,
+            memory_overcommit=settings.memory_overcommit,
         )
         self._simulated = settings.gpu_source not in (None, nvml_gpus)
         self._leftovers = Leftovers(settings)

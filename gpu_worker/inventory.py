@@ -70,6 +70,8 @@ def local_host(
     offer: str | None = None,
     host_id: str | None = None,
     gpu_source: GpuSource | None = None,
+    cpu_overcommit: float = 0,
+    memory_overcommit: float = 0,
 ) -> HostRecord:
     """This machine as a host.
 
@@ -78,6 +80,8 @@ def local_host(
         offer: ``"GPU-A100=2"`` when the operator limits or renames what is offered.
         host_id: its name; the machine's host name if not given.
         gpu_source: where GPUs come from; the driver if not given.
+        cpu_overcommit, memory_overcommit: how many times the machine's cores and RAM its workers of CPU types may
+            take together; 0: they are not counted.
 
     Raises:
         ValueError: an unreadable offer, or one of more cards than there are.
@@ -85,13 +89,16 @@ def local_host(
     import psutil
 
     gpus = apply_offer((gpu_source or nvml_gpus)(), parse_offer(offer) if offer else None)
+    cpus, memory_mb = usable_cpus(), psutil.virtual_memory().total // (1024 * 1024)
     return HostRecord(
         host=host_id or socket.gethostname(),
         machine_types=host_machine_types(gpus),
         gpus=tuple((gpu.index, gpu.name, gpu.memory_mb, gpu.machine_types) for gpu in gpus),
         cpu_fallback=cpu_fallback,
-        cpus=usable_cpus(),
-        memory_mb=psutil.virtual_memory().total // (1024 * 1024),
+        cpus=cpus,
+        memory_mb=memory_mb,
+        room_cores=cpus * cpu_overcommit,
+        room_mb=round(memory_mb * memory_overcommit),
     )
 
 

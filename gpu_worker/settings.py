@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ class AgentSettings:
         zygotes: bounds of the processes that have imported ahead (see ``zygotes``).
         runner_tasks: processes and threads that one runner may have, with all that it starts; 0: no limit.
         runner_memory: bytes of memory that they may take together; 0: no limit.
+        cpu_overcommit, memory_overcommit: how many times the machine's cores and RAM workers of CPU types may take
+            together, by what their types say; 0: any number.
         suspends: idle workers of this host that may be suspended at once, so that others have their cards; 0: none.
     """
 
@@ -75,6 +78,8 @@ class AgentSettings:
     runner_tasks: int = 8192
     runner_memory: int = 0
     suspends: int = 0
+    cpu_overcommit: float = 8.0
+    memory_overcommit: float = 1.5
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> AgentSettings:
@@ -113,6 +118,8 @@ class AgentSettings:
             runner_tasks=tasks,
             runner_memory=memory,
             suspends=_whole(environ, "KEEPWARM_SUSPEND", 0),
+            cpu_overcommit=_times(environ, "KEEPWARM_CPU_OVERCOMMIT", cls.cpu_overcommit),
+            memory_overcommit=_times(environ, "KEEPWARM_MEMORY_OVERCOMMIT", cls.memory_overcommit),
         )
 
 
@@ -159,6 +166,15 @@ def _whole(environ: Mapping[str, str], name: str, default: int) -> int:
     if not text.strip().isdecimal():
         raise ValueError(f"{name}={text!r} is not a whole number of 0 or more")
     return int(text)
+
+
+def _times(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    if re.fullmatch(r"\d{1,4}(\.\d{1,3})?", text) is None:
+        raise ValueError(f"{name}={text!r} is no factor; write for example {default:g}, or 0 for any number of workers")
+    return float(text)
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:

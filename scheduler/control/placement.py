@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fal._offers import gpus_serving, is_gpu, refusal, serves, stands_in
+from fal._spec import CPU_MACHINE_TYPES
 
 from scheduler.store.records import HostRecord, WorkerRecord, WorkerState
 
@@ -101,6 +102,41 @@ class _Card:
         return tuple(gone) if left.has_room(memory_mb) else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What workers of CPU types have of one host. A type larger than the machine counts as the whole machine."""
+
+    host: HostRecord
+    workers: tuple[WorkerRecord, ...]
+
+    def _share(self, machine_type: str) -> tuple[float, float]:
+        cores, mb = CPU_MACHINE_TYPES.get(machine_type, (0, 0))
+        host = self.host
+        return min(cores, host.cpus, host.room_cores or cores), min(mb, host.memory_mb, host.room_mb or mb)
+
+    def left_after(self, machine_type: str) -> tuple[float, float]:
+        """Cores and MiB that nobody was given once one more is there; negative where it does not fit."""
+        shares = [self._share(machine_type), *(self._share(w.machine_type) for w in self.workers)]
+        cores = self.host.room_cores - sum(share[0] for share in shares) if self.host.room_cores else float("inf")
+        mb = self.host.room_mb - sum(share[1] for share in shares) if self.host.room_mb else float("inf")
+        return cores, mb
+
+    def has_room(self, machine_type: str) -> bool:
+        return min(self.left_after(machine_type)) >= 0
+
+    def cheapest_to_go(self, machine_type: str, costs: Mapping[str, float]) -> tuple[WorkerRecord, ...] | None:
+        """Who must go for one more, cheapest first; None when those who may are not enough."""
+        gone: list[WorkerRecord] = []
+        may_go = [w for w in self.workers if w.worker_id in costs]
+        may_go.sort(key=lambda w: (costs[w.worker_id], w.worker_id))
+        for worker in [*may_go, None]:
+            if _Room(self.host, tuple(w for w in self.workers if w not in gone)).has_room(machine_type):
+                return tuple(gone)
+            if worker is not None:
+                gone.append(worker)
+        return None
+
+
 def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]) -> Placed | Blocked:
     """The place for one more worker.
 
@@ -122,7 +158,13 @@ def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]
         if not serving:
             continue
         if not is_gpu(machine_type):
-            return Placed(_least_loaded(serving, load), machine_type)
+            rooms = [_room(h, workers) for h in serving]
+            fitting = [room.host for room in rooms if room.has_room(machine_type)]
+            if fitting:
+                return Placed(_least_loaded(fitting, load), machine_type)
+            offered.append(machine_type)
+            holders |= {w.worker_id: w for room in rooms for w in room.workers}
+            continue
         found = _cards_for(machine_type, need, serving, workers)
         if found is not None:
             return found
@@ -130,16 +172,25 @@ def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]
         holders |= {w.worker_id: w for h in serving for c in _cards(machine_type, h, need, workers) for w in c.workers}
 
     if offered:
-        what = offered[0] if need.cards == 1 else f"set of {need.cards} x {offered[0]} on one host"
-        if need.gpu_memory_mb:
-            what = f"{need.gpu_memory_mb / 1024:g} GB of a {offered[0]}" if need.cards == 1 else what
-        return Blocked(f"Waiting for a free {what}: all are in use.", busy=True, holders=tuple(holders.values()))
+        reason = f"Waiting for {_wanted(offered[0], need)}: all are in use."
+        return Blocked(reason, busy=True, holders=tuple(holders.values()))
     for machine_type in need.machine_types:
         allowing = [h for h in alive if stands_in(machine_type, h)]
         if allowing:
             return Placed(_least_loaded(allowing, load), machine_type, cpu_fallback_for=machine_type)
     why = refusal(need.machine_types, alive, need.cards, need.gpu_memory_mb)
     return Blocked(why or "No host has room.")
+
+
+def _wanted(machine_type: str, need: Need) -> str:
+    if not is_gpu(machine_type):
+        cores, mb = CPU_MACHINE_TYPES.get(machine_type, (0, 0))
+        return f"{cores:g} core{'s' if cores > 1 else ''} and {mb / 1024:g} GB of memory ({machine_type})"
+    if need.cards > 1:
+        return f"a free set of {need.cards} x {machine_type} on one host"
+    if need.gpu_memory_mb:
+        return f"a free {need.gpu_memory_mb / 1024:g} GB of a {machine_type}"
+    return f"a free {machine_type}"
 
 
 def place_again(
@@ -176,7 +227,13 @@ def make_room(
     for machine_type in need.machine_types:
         best: tuple[float, str, tuple[WorkerRecord, ...]] | None = None
         for host in alive:
-            if not is_gpu(machine_type) or not serves(machine_type, host, need.cards, need.gpu_memory_mb):
+            if not serves(machine_type, host, need.cards, need.gpu_memory_mb):
+                continue
+            if not is_gpu(machine_type):
+                leaving = _room(host, workers).cheapest_to_go(machine_type, costs)
+                if leaving:
+                    option = (sum(costs[w.worker_id] for w in leaving), host.host, leaving)
+                    best = option if best is None or option[:2] < best[:2] else best
                 continue
             sets = (c.cheapest_to_go(need.gpu_memory_mb, costs) for c in _cards(machine_type, host, need, workers))
             by_cost = [(sum(costs[w.worker_id] for w in gone), gone) for gone in sets if gone is not None]
@@ -204,6 +261,12 @@ def _living(taken: Iterable[WorkerRecord]) -> list[WorkerRecord]:
 
 def _least_loaded(hosts: Sequence[HostRecord], load: dict[str, int]) -> str:
     return min(hosts, key=lambda h: (load[h.host], h.host)).host
+
+
+def _room(host: HostRecord, workers: Iterable[WorkerRecord]) -> _Room:
+    """A CPU that stands in for a GPU is there by its operator's choice, whatever it takes: that is not counted."""
+    here = (w for w in workers if w.host == host.host and not is_gpu(w.machine_type) and w.cpu_fallback_for is None)
+    return _Room(host, tuple(here))
 
 
 def _cards(machine_type: str, host: HostRecord, need: Need, workers: Sequence[WorkerRecord]) -> list[_Card]:

@@ -55,7 +55,7 @@ class Placer:
         self._knows_the_fleet = False
 
     def update(self, app: str, workers: tuple[WorkerRecord, ...]) -> bool:
-        """What a look saw of an app's workers; whether GPUs became free, which others may be waiting for."""
+        """What a look saw of an app's workers; whether there is more room now, which others may be waiting for."""
         before = _holders(self._fleet.get(app, ()))
         if workers:
             self._fleet[app] = workers
@@ -138,7 +138,7 @@ class Placer:
     def _place(self, record: AppRecord, need: Need, now_ms: int, hosts: Sequence[HostRecord]) -> Placed | Blocked:
         """A place that takes nothing from an app which is to have it first."""
         found = place(need, hosts, self._taken())
-        if isinstance(found, Blocked) or not found.gpu_ids:
+        if isinstance(found, Blocked) or found.cpu_fallback_for is not None:
             return found
         return self._unless_promised(record, need, found, now_ms, hosts)
 
@@ -150,13 +150,14 @@ class Placer:
         taken = list(self._taken())
         mine = self._waiting.get(record.app)
         turn = (-record.scaling.app_priority, mine.since_ms if mine is not None else now_ms)
-        after = [*taken, _card_holder(need, found)]
+        after = [*taken, _holder(need, found)]
         for app, other in sorted(self._waiting.items(), key=lambda item: item[1].turn):
             if app == record.app or other.turn >= turn:
                 continue
             could, still = place(other.need, hosts, taken), place(other.need, hosts, after)
             if isinstance(could, Placed) and isinstance(still, Blocked):
-                return Blocked(f"Waiting for a free {found.machine_type}: {app} has it first.", busy=True)
+                what = f"a free {found.machine_type}" if found.gpu_ids else f"room for a {found.machine_type}"
+                return Blocked(f"Waiting for {what}: {app} has it first.", busy=True)
         return found
 
     def _taken(self) -> Iterable[WorkerRecord]:
@@ -243,7 +244,7 @@ class Placer:
 
 
 def _holders(workers: Iterable[WorkerRecord]) -> set[str]:
-    return {w.worker_id for w in workers if w.gpu_ids and w.state is not WorkerState.SUSPENDED}
+    return {w.worker_id for w in workers if w.state is not WorkerState.SUSPENDED}
 
 
 def _sleeps(worker: WorkerRecord) -> bool:
@@ -272,8 +273,16 @@ def _worker(revision: RevisionRecord, need: Need, placed: Placed, now_ms: int) -
     )
 
 
-def _card_holder(need: Need, placed: Placed) -> WorkerRecord:
+def _holder(need: Need, placed: Placed) -> WorkerRecord:
     """A worker that is not there, for asking what would be left beside it."""
     return WorkerRecord(
-        "", "", "", placed.host, WorkerState.PENDING, "", placed.gpu_ids, 0, gpu_memory_mb=need.gpu_memory_mb
+        app="",
+        worker_id="",
+        revision="",
+        host=placed.host,
+        state=WorkerState.PENDING,
+        machine_type=placed.machine_type,
+        gpu_ids=placed.gpu_ids,
+        created_at_ms=0,
+        gpu_memory_mb=need.gpu_memory_mb,
     )

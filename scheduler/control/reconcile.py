@@ -44,7 +44,7 @@ class Look:
         seen: demand and supply as they were.
         asleep: nothing runs, waits or is wanted: only an event can change that.
         again_at_ms: when time alone will change the decision.
-        freed: cards became free, which other apps may be waiting for.
+        freed: there is room that was taken, which other apps may be waiting for.
         blocked: wants a worker and has no place for it.
         revision: the revision that the app points at, None when there is none.
     """

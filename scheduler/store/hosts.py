@@ -28,6 +28,8 @@ class Hosts:
             "cpus": host.cpus,
             "memory_mb": host.memory_mb,
             "suspends": host.suspends,
+            "room_cores": host.room_cores,
+            "room_mb": host.room_mb,
         }
         await asyncio.gather(
             SCRIPTS["report_host"](
@@ -60,5 +62,7 @@ def _host_record(name: str, reply: list[bytes], now: int) -> HostRecord:
         cpus=offer["cpus"],
         memory_mb=offer["memory_mb"],
         suspends=offer.get("suspends", 0),
+        room_cores=offer.get("room_cores", 0),
+        room_mb=offer.get("room_mb", 0),
         alive=now - int(fields[b"seen_at"]) < int(fields[b"ttl_ms"]),
     )

@@ -324,7 +324,8 @@ class HostRecord:
 
     ``gpus`` lists (index, NVML name, memory MiB, machine type names it serves). ``machine_types`` is every name that
     the host serves for real; ``cpu_fallback`` says that the operator lets its CPU stand in for GPU types. ``suspends``:
-    how many suspended workers it keeps at most.
+    how many suspended workers it keeps at most. ``room_cores``, ``room_mb``: cores and MiB of RAM that workers of CPU
+    types may take together; 0: they are not counted.
     """
 
     host: str
@@ -335,6 +336,8 @@ class HostRecord:
     memory_mb: int
     alive: bool = True
     suspends: int = 0
+    room_cores: float = 0
+    room_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)

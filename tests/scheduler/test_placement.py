@@ -235,3 +235,55 @@ def test_one_that_shares_a_card_comes_back_where_its_share_is_free() -> None:
     asleep = worker("h0", 0, state=WorkerState.SUSPENDED, gpu_memory_mb=30_000)
     assert place_again(need, [asleep], fleet, [worker("h0", 0, gpu_memory_mb=50_000)]) is asleep
     assert place_again(need, [asleep], fleet, [worker("h0", 0, gpu_memory_mb=60_000)]) is None
+
+
+def counted(name: str, cores: float, mb: int, cpus: int = 4, memory_mb: int = 16_000) -> HostRecord:
+    return HostRecord(name, tuple(CPU_MACHINE_TYPES), (), False, cpus, memory_mb, room_cores=cores, room_mb=mb)
+
+
+def small(on: str, machine_type: str, number: int, **fields: Any) -> WorkerRecord:
+    return WorkerRecord("o/c", f"{on}-{number}", "r", on, WorkerState.IDLE, machine_type, (), 0, **fields)
+
+
+cpu_types = st.sampled_from(list(CPU_MACHINE_TYPES))
+
+
+@given(cpu_types, st.floats(0, 64), st.integers(0, 100_000), st.lists(cpu_types, max_size=40))
+def test_workers_of_cpu_types_take_no_more_than_a_host_has_for_them(
+    wanted: str, cores: float, mb: int, there: list[str]
+) -> None:
+    fleet = [counted("a", cores, mb)]
+    workers: list[WorkerRecord] = []
+    for number, machine_type in enumerate([*there, wanted]):
+        found = put([machine_type], 1, fleet, workers)
+        if isinstance(found, Blocked):
+            assert found.busy
+            assert workers, "one always fits where there is nobody, however small the machine"
+            continue
+        workers.append(small("a", machine_type, number))
+    sizes = [CPU_MACHINE_TYPES[w.machine_type] for w in workers]
+    assert not cores or sum(min(size[0], 4, cores) for size in sizes) <= cores + 1e-6
+    assert not mb or sum(min(size[1], 16_000, mb) for size in sizes) <= mb
+
+
+def test_a_full_host_says_what_is_missing_and_who_has_it() -> None:
+    fleet = [counted("a", 8, 24_000)]
+    first = small("a", "L", 1)
+    found = put(["L"], 1, fleet, [first])
+    assert isinstance(found, Blocked)
+    assert found.words == "Waiting for 4 cores and 15 GB of memory (L): all are in use, by o/c (idle)."
+    assert put(["L", "XS"], 1, fleet, [first]) == Placed("a", "XS"), "the next type of its own list fits"
+    assert put(["L"], 1, [*fleet, counted("b", 8, 24_000)], [first]) == Placed("b", "L")
+
+
+def test_the_cheapest_make_room_for_one_of_a_cpu_type() -> None:
+    fleet = [counted("a", 4, 0)]
+    workers = [small("a", "M", 1), small("a", "S", 2), small("a", "S", 3)]
+    costs = {"a-1": 5.0, "a-2": 1.0, "a-3": 2.0}
+    assert {w.worker_id for w in make_room(Need(("M",)), fleet, workers, costs)} == {"a-2", "a-3"}
+    assert make_room(Need(("L",)), fleet, workers, {"a-2": 1.0}) == ()
+
+
+def test_a_cpu_that_stands_in_for_a_gpu_takes_no_room_of_others() -> None:
+    standing_in = small("a", "GPU-A100", 1, cpu_fallback_for="GPU-A100")
+    assert put(["S"], 1, [counted("a", 1, 1024)], [standing_in]) == Placed("a", "S")

@@ -1,0 +1,28 @@
+"""A host that is small: what finds no room for its CPU type waits, says for what, and goes on when there is some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.support.platform import PlatformUnderTest
+from tests.support.waiting import wait_until
+
+APPS = "tests/system/apps/rooms.py"
+
+
+def test_an_app_waits_for_room_and_gets_it(start_platform: Callable[..., PlatformUnderTest]) -> None:
+    platform = start_platform(environ={"KEEPWARM_MEMORY_OVERCOMMIT": "1"})
+    urls = {name: platform.deploy(APPS, name, auth="private") for name in ("Wide", "Next")}
+    apps = {name: url.removeprefix(f"{platform.url}/") for name, url in urls.items()}
+    with platform.client() as client:
+        assert client.post(urls["Wide"], json={}).status_code == 200
+        waiting = client.post(f"/queue/{apps['Next']}", json={}).json()
+
+        def why() -> str:
+            return str(client.get(f"/api/v1/apps/{apps['Next']}").json()["waiting"])
+
+        wait_until(lambda: "8 cores and 30 GB of memory (XL)" in why(), "the reason to be said")
+        assert "by tester/wide (idle)" in why()
+        platform.fal("apps", "scale", apps["Wide"], "--keep-alive", "0")
+        wait_until(lambda: client.get(waiting["status_url"]).status_code == 200, "the first one to leave")
+    platform.stop()
