@@ -98,7 +98,7 @@ def test_functions_that_no_runner_could_find(script: Any) -> None:
         load_function(inner)
     with pytest.raises(LoadError, match=r"play: keep_alive is -1"):
         load_function(script.play.on(keep_alive=-1))
-    with pytest.raises(LoadError, match=r"'conda' are not supported"):
+    with pytest.raises(LoadError, match=r"of kind 'conda', which is not supported"):
         load_function(script.play.on(kind="conda"))
     del sys.modules["script_of_test"]
     with pytest.raises(LoadError, match="lies in no file"):

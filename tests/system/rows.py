@@ -17,6 +17,8 @@ TOOLKIT = "test_toolkit.py"
 TENDING = "test_looking_after.py"
 CARDS = "test_cards.py"
 TERMINALS = "test_terminals.py"
+FUNCTIONS = "test_functions.py"
+SERVERS = "test_web_servers.py"
 CLIENT = "tests/clients/test_python_realtime.py"
 PASSED_OVER = f"{SETTINGS}::test_accepted_without_effect"
 
@@ -95,7 +97,11 @@ ENDPOINT_KINDS: Rows = {
     "sync in threads, async on the loop": (
         f"{ENDPOINTS}::test_sync_handlers_run_in_threads_and_async_ones_on_the_loop",
     ),
-    "health_check=": (f"{ENDPOINTS}::test_a_health_check_of_ones_own_path",),
+    "health_check=": (
+        f"{ENDPOINTS}::test_a_health_check_of_ones_own_path",
+        "test_health.py::test_an_ill_runner_is_replaced_before_it_goes",
+        "test_health.py::test_a_check_on_demand_is_made_after_an_answer_that_nobody_can_explain",
+    ),
     "is_websocket=": (
         f"{ENDPOINTS}::test_a_websocket",
         f"{ENDPOINTS}::test_endpoints_that_cannot_be_meant",
@@ -156,6 +162,19 @@ FILES_STREAMS_CANCELS: Rows = {
 
 FUNCTIONS_AND_CLIENTS: Rows = {
     "fal.function(serve=True), setup_function": (f"{ENDPOINTS}::test_a_served_function_with_setup_and_a_cached_one",),
+    "calling a fal.function": (
+        f"{FUNCTIONS}::test_a_call_returns_its_value_and_shows_what_it_prints",
+        f"{FUNCTIONS}::test_without_a_platform_one_is_started_and_gone_with_the_script",
+    ),
+    "exceptions of a fal.function": (f"{FUNCTIONS}::test_an_exception_is_the_callers",),
+    "submit, spawn": (f"{FUNCTIONS}::test_submitted_calls_run_at_the_same_time",),
+    "on": (f"{FUNCTIONS}::test_settings_choose_another_app",),
+    "setup_function of a call, run_local": (f"{FUNCTIONS}::test_the_setup_function_is_called_once_per_runner",),
+    "exposed_port": (
+        f"{SERVERS}::test_every_path_and_method_is_the_servers",
+        f"{SERVERS}::test_websockets_are_the_servers",
+        f"{SERVERS}::test_a_rolling_deploy_has_two_workers_on_one_host",
+    ),
     "fal.cached": (f"{ENDPOINTS}::test_a_served_function_with_setup_and_a_cached_one",),
     "AppClient": ("test_app_client.py::test_endpoints_are_methods_that_take_and_return_what_they_say",),
     "fal.apps.run": (f"{PYTHON}::test_run_waits_and_tells_what_the_app_refused",),

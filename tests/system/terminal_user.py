@@ -29,7 +29,7 @@ class TerminalUser:
         self.before = termios.tcgetattr(theirs)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _OWN, *command],
-            env={**environ, "TERM": "xterm"},
+            env={**environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
             cwd=folder,
             stdin=theirs,
             stdout=theirs,

@@ -170,7 +170,7 @@ def test_without_a_platform_one_is_started_and_gone_with_the_script(home: Path) 
     assert done.returncode == 0, done.stderr
     assert "Starting a platform for this run" in done.stderr
     assert (home / "told.txt").read_text() == "hello Ada\n"
-    assert not (home / ".keepwarm" / "platform.json").exists()
+    wait_until(lambda: not (home / ".keepwarm" / "platform.json").exists(), "the platform to leave")
 
 
 def test_a_build_that_fails_is_told_to_everybody_who_waits_for_it(platform: PlatformUnderTest, tmp_path: Path) -> None:

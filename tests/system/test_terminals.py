@@ -46,6 +46,7 @@ def sit(platform: PlatformUnderTest) -> Iterator[Sit]:
 
 
 def test_a_terminal_of_its_own(sit: Sit, runner: str) -> None:
+    """The terminal's own size counts, whatever an environment says that was exported in another one."""
     user = sit("exec", "-it", "--app", "typed-at", runner, "sh", "-c", "PS1='ready> ' exec sh -i")
     user.reads("ready> ")
     user.type("stty size; echo at $(tty) $TERM; ls\n")

@@ -65,7 +65,7 @@ def test_a_port_that_never_opens_is_one_clear_message(platform: PlatformUnderTes
     url = platform.deploy(APPS, "deaf", "--app-name", "deaf")
     with platform.client() as client:
         answer = client.post(url)
-    assert answer.status_code == 503
+    assert (answer.status_code, answer.headers["x-fal-error-type"]) == (504, "startup_timeout")
     assert "not ready within startup_timeout (2 s), while nothing listened on its exposed_port 8124" in answer.text
     platform.fal("apps", "delete", "deaf", "--yes")
 

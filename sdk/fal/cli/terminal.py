@@ -115,7 +115,10 @@ class _Session:
 
 
 def _size() -> dict[str, int]:
-    size = shutil.get_terminal_size()
+    try:  # not COLUMNS and LINES, which some shells export and nobody keeps up to date
+        size = os.get_terminal_size(sys.stdin.fileno())
+    except (OSError, ValueError):
+        size = shutil.get_terminal_size()
     return {"rows": max(1, size.lines), "columns": max(1, size.columns)}
 
 
