@@ -242,7 +242,7 @@ import fal
 @fal.function()
 def forever():
     print("begun")
-    time.sleep(600)
+    time.sleep(12)
 
 if __name__ == "__main__":
     forever()
