@@ -87,13 +87,13 @@ class Suspending:
                 else:
                     await self._resume()
         except SuspensionFailed as failure:
-            await self._refused(str(failure))
+            await self._refused(str(failure), passing=failure.passing)
         finally:
             self._task = None
 
     async def _suspend(self) -> None:
         if self._busy():
-            raise SuspensionFailed("code of an ended request still runs in it")
+            raise SuspensionFailed("code of an ended request still runs in it", passing=True)
         self._check(False)
         await self._suspension.suspend(proven=self._proven)
         if not self._proven:
@@ -109,11 +109,13 @@ class Suspending:
         stages = {"resume": seconds, "total": seconds}
         await self._tell(state=WorkerState.IDLE, ready=True, stages=stages, start_kind="resume")
 
-    async def _refused(self, why: str) -> None:
-        """The worker ends, as it would have without all this; its revision's next ones are not tried."""
+    async def _refused(self, why: str, *, passing: bool) -> None:
+        """The worker ends, as it would have without all this; if it is for what the app is, the next ones are not
+        tried."""
         self._talk.logs.add("WARN", f"This runner could not be suspended: {why}. It is ended instead.")
-        with contextlib.suppress(StoreError):
-            await self._tell_revision(why)
+        if not passing:
+            with contextlib.suppress(StoreError):
+                await self._tell_revision(why)
         self._stop("kill" if self._suspension.standing else "drain", f"it could not be suspended: {why}")
 
     async def _tell_revision(self, refusal: str) -> None:

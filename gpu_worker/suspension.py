@@ -18,7 +18,7 @@ from contextlib import suppress
 import psutil
 
 from gpu_worker import process_tree
-from gpu_worker.gpu_usage import GpuUsage
+from gpu_worker.gpu_usage import GpuUsage, ram_usage
 
 #: Seconds for one call of the driver: as much as 80 GB take over a slow bus, and more.
 CALL_SECONDS = 120.0
@@ -29,11 +29,11 @@ MEMORY_LEFT = 0.1
 
 
 class SuspensionFailed(Exception):
-    """It cannot be done; the message says why. ``lost``: the runner is of no use any more."""
+    """It cannot be done; the message says why. ``passing``: another time it may; it is not for what the app is."""
 
-    def __init__(self, why: str, *, lost: bool = False) -> None:
+    def __init__(self, why: str, *, passing: bool = False) -> None:
         super().__init__(why)
-        self.lost = lost
+        self.passing = passing
 
 
 class Suspension:
@@ -44,9 +44,18 @@ class Suspension:
         simulated: its cards are not there.
         usage: what it has on them.
         react: awaits a sign of life of the runner, sent after the call; a ConnectionError says that it has ended.
+        memory_limit: bytes of RAM that its processes may have; 0: any number.
     """
 
-    def __init__(self, pid: int, simulated: bool, usage: GpuUsage, react: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        pid: int,
+        simulated: bool,
+        usage: GpuUsage,
+        react: Callable[[], Awaitable[None]],
+        memory_limit: int = 0,
+    ) -> None:
+        self._memory_limit = memory_limit
         self._pid = pid
         self._simulated = simulated
         self._usage = usage
@@ -64,16 +73,10 @@ class Suspension:
             SuspensionFailed.
         """
         self._look_for_room()
-        self.standing = True
-        try:
-            await self._call("suspend")
-            if not proven:
-                await self._back()
-                self.standing = True
-                await self._call("suspend")
-        except SuspensionFailed:
-            self.standing = False
-            raise
+        await self._away()
+        if not proven:
+            await self._back()
+            await self._away()
 
     async def resume(self) -> float:
         """Take the cards again; returns the seconds that it took until the runner reacted.
@@ -85,25 +88,37 @@ class Suspension:
         await self._back()
         return time.monotonic() - began
 
+    async def _away(self) -> None:
+        self.standing = True
+        try:
+            await self._call("suspend")
+        except SuspensionFailed:
+            self.standing = False
+            raise
+
     async def _back(self) -> None:
         try:
             await self._call("resume")
         except SuspensionFailed as failure:
-            raise SuspensionFailed(str(failure), lost=True) from None
-        self.standing = False
+            raise SuspensionFailed(f"it did not come back: {failure}") from None
         try:
             await asyncio.wait_for(self._react(), ANSWER_SECONDS)
         except TimeoutError:
             why = f"it did not react within {ANSWER_SECONDS:g} s after it was suspended"
-            raise SuspensionFailed(why, lost=True) from None
+            raise SuspensionFailed(why) from None
         except ConnectionError:
-            raise SuspensionFailed("it ended when it was resumed", lost=True) from None
+            raise SuspensionFailed("it ended when it was resumed") from None
+        self.standing = False
 
     def _look_for_room(self) -> None:
         memory = psutil.virtual_memory()
         left = memory.available - self._usage.peak_mb * 1024 * 1024
         if not self._simulated and left < memory.total * MEMORY_LEFT:
-            raise SuspensionFailed("the host has no memory left for what is on its cards")
+            raise SuspensionFailed("the host has no memory left for what is on its cards", passing=True)
+        pids = [self._pid, *process_tree.descendants(self._pid)]
+        if self._memory_limit and sum(ram_usage(pids).values()) + self._usage.peak_mb > self._memory_limit // 1024**2:
+            # the kernel would end it in the midst of being copied
+            raise SuspensionFailed("KEEPWARM_RUNNER_MEMORY_GB leaves a runner no room for what is on its cards")
 
     async def _call(self, action: str) -> None:
         pids = [self._pid, *process_tree.descendants(self._pid)]
@@ -138,7 +153,7 @@ async def run_checkpoint(action: str, pids: Sequence[int] = ()) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise SuspensionFailed(f"the NVIDIA driver took more than {CALL_SECONDS:g} s", lost=True) from None
+        raise SuspensionFailed(f"the NVIDIA driver took more than {CALL_SECONDS:g} s") from None
     try:
         error = json.loads(output).get("error")
     except (ValueError, AttributeError):

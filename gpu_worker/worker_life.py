@@ -366,7 +366,9 @@ class Worker:
             elif self._checking is not None:
                 self._checking.cancel()
 
-        suspension = Suspension(self._runner.pid, self._a.simulated_gpus, self._usage, self._talk.react)
+        suspension = Suspension(
+            self._runner.pid, self._a.simulated_gpus, self._usage, self._talk.react, self._a.runner_memory
+        )
         return Suspending(
             store,
             self._a,

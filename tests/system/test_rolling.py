@@ -79,5 +79,10 @@ def test_a_deploy_and_worn_runners_cost_no_caller_anything(platform: PlatformUnd
             lambda: {worker["state"] for worker in platform.workers("tester/steady")} <= {"IDLE", "RUNNING"},
             "the old runner to be gone",
         )
+        # recreate: the old runner goes first, and who calls meanwhile waits for the new one
+        file.write_text(f"VERSION = 3\n{SOURCE}")
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        platform.deploy(file, "Steady", "--strategy", "recreate")
+        wait_until(lambda: 3 in callers.versions, "the newest revision to answer", timeout=60)
     assert set(callers.statuses) == {200}, callers.statuses
     assert "requests (recycle_after_requests)" in platform.fal("logs", "tester/steady").stdout
