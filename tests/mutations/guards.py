@@ -90,6 +90,7 @@ _RETRY = (
     Guard("raise_gpu_peak", "of a revision that is there", "'EXISTS', revision) == 0", "'EXISTS', revision) == 2"),
     Guard("include/crashing", "a worker crashes once", "redis.call('HSETNX', worker, 'crashed', '1') == 0", "false"),
     Guard("include/crashing", "a few crashes are no streak", "ZCARD', window) < 5", "ZCARD', window) < 1"),
+    Guard("include/crashing", "one that no request is to blame for is", "not certain and ", ""),
     Guard("include/crashing", "a streak goes on", "streak == 0 and ", ""),
     Guard(
         "include/crashing",
@@ -278,6 +279,16 @@ _ENDING = (
     Guard("include/ending", "its log expires with it", "if r.logged then", "if false then"),
 )
 _WORKERS = (
+    Guard("mark_unhealthy", "one that is gone stays as it is", "seen[1] == 'TERMINATED' or ", ""),
+    Guard("mark_unhealthy", "who told it to stop has said why", " or seen[2] then", " then"),
+    Guard("mark_unhealthy", "it is handed nothing more", "redis.call('ZREM', parked, worker_id)", ""),
+    Guard(
+        "mark_unhealthy",
+        "a successor starts at once",
+        "wake_scheduler()",
+        "",
+        equivalent="it counts as a crash of its revision in the same script, and that wakes the scheduler, too",
+    ),
     Guard("remove_worker", "what it held is lost at once", "redis.call('ZADD', leases, 'XX', now, id)", ""),
     Guard("remove_worker", "it is handed nothing more", "redis.call('ZREM', parked, worker_id)", ""),
     Guard("remove_worker", "its consumer goes", "redis.pcall('XGROUP', 'DELCONSUMER',", "tostring("),

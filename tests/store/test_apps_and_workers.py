@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from fal._spec import AppSpec, BundleFile, EndpointSpec, EnvironmentSpec, ScalingSpec
+from fal._spec import AppSpec, BundleFile, EndpointSpec, EnvironmentSpec, HealthCheckSpec, ScalingSpec
 
 from scheduler.store import NotFound, keys
 from scheduler.store.records import RequestState, RevisionState, WorkerState
@@ -30,6 +31,7 @@ async def test_a_revision_comes_back_as_it_was_stored(redis_url: str, tmp_path: 
         retry_config={"timeout": 2},
         secrets=("HF_TOKEN",),
         endpoints=(EndpointSpec("/", "run"), EndpointSpec("/ws", "talk", is_websocket=True)),
+        health_check=HealthCheckSpec("/", timeout_seconds=2.5, call_regularly=False),
         metadata={"openapi": {"tags": ["a", "b"]}},
     )
     async with scene(redis_url, tmp_path) as s:
@@ -320,3 +322,38 @@ async def test_a_streak_goes_on_however_slowly_and_leaves_nothing_of_a_revision_
         for number in range(6, 12):
             await crash(s, number)
         assert await s.redis("EXISTS", keys.revision(APP, "r1")) == 0
+
+
+async def test_an_unhealthy_worker_is_handed_nothing_and_counts_against_its_revision_once(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """It stays until another one serves in its place, so that somebody can see what is wrong with it."""
+    async with scene(redis_url, tmp_path) as s:
+        heard: list[bytes] = []
+        workers, inbox = s.store.workers, await s.worker()
+        await inbox._ask()  # parks it
+        await s.store.apps.observe(APP)
+        await s.store.subscribe({keys.channel_wake(): heard.append})
+
+        assert await workers.mark_unhealthy(APP, "w1", "its check failed")
+        await await_until(partial(has_items, heard), "the scheduler to be woken")
+        assert await workers.mark_unhealthy(APP, "w1", "its check failed")
+
+        await s.submit("waits")
+        assert await s.requests.state(APP, "waits") is RequestState.IN_QUEUE
+        record = await workers.get(APP, "w1")
+        assert record is not None
+        assert (record.unhealthy, record.retiring, record.state) == (True, "its check failed", WorkerState.IDLE)
+        assert await streak(s) == 1
+        await workers.remove(APP, "w1", "its check failed", crashed=True)
+        assert await streak(s) == 1
+        assert not await workers.mark_unhealthy(APP, "w1", "late")
+        await s.worker("w2")
+        await workers.request_stop(APP, "w2", "drain", "scaled down")
+        assert not await workers.mark_unhealthy(APP, "w2", "its check failed")
+        assert not await workers.mark_unhealthy(APP, "never", "its check failed")
+        assert await s.redis("EXISTS", keys.worker(APP, "never")) == 0
+
+
+async def has_items(heard: list[bytes]) -> bool:
+    return bool(heard)

@@ -82,6 +82,7 @@ async def live_through_everything(s: Scene) -> None:
     await store.workers.beat(APP, "w1", 1)
     await s.worker("w2")
     await store.workers.retire(APP, "another one is wanted", "w2")
+    await store.workers.mark_unhealthy(APP, "w2", "its check failed")
     await store.workers.request_stop(APP, "w2", "drain", "test")
     await store.workers.remove(APP, "w2", "gone", crashed=True)
     await s.requests.promote(APP, s.epoch)

@@ -161,3 +161,23 @@ async def test_a_request_whose_large_body_is_gone_ends_with_an_error(redis_url: 
         record = await s.requests.get(APP, "large")
         assert record is not None
         assert (record.state, record.error_type) == (RequestState.ERROR, "internal_error")
+
+
+async def test_a_resting_inbox_asks_for_nothing_and_stays_open(redis_url: str, tmp_path: Path) -> None:
+    """Its runner is unhealthy: what it holds goes on, and nothing comes after it."""
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker()
+        claim = await s.claimed(inbox)
+        await s.submit("waits")
+
+        inbox.rest()
+        waiting = asyncio.ensure_future(inbox.next())
+        assert await inbox.finish(claim, OK)
+        await s.submit("wakes-it")
+        await asyncio.wait({waiting}, timeout=1.5)  # longer than between two looks
+
+        assert not waiting.done()
+        assert await s.requests.state(APP, "waits") is RequestState.IN_QUEUE
+        inbox.close_to_new()
+        with pytest.raises(InboxClosed):
+            await waiting

@@ -214,6 +214,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     "raise_gpu_peak": (nothing, lambda s: s.store.apps.gpu_peak(APP, "r1", 4_000)),
     "read_letter": (letter, lambda s: s.store.letters.get(APP, "a")),
     "read_request": (queued, lambda s: s.requests.get(APP, "a")),
+    "mark_unhealthy": (parked, lambda s: s.store.workers.mark_unhealthy(APP, "w1", "its check failed")),
     "remove_worker": (running, lambda s: s.store.workers.remove(APP, "w1", "gone", crashed=True)),
     "replay_letter": (letter, lambda s: s.store.letters.replay(APP, "a", "again")),
     "replay_webhook": (given_up, lambda s: s.store.outbox.replay(APP, "a")),
