@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 from fal._loading import LoadError, load
+from fal._spec import HealthCheckSpec
 
 pytestmark = pytest.mark.usefixtures("fresh_modules")
 
@@ -114,6 +115,10 @@ PYPROJECT = """
     min_concurrency = 1
     app_scale_settings = true
     deployment_strategy = "recreate"
+
+    [tool.fal.apps.shop.health_check]
+    path = "/health"
+    timeout_seconds = 20
 """
 
 
@@ -127,13 +132,18 @@ def test_an_app_named_in_pyproject(tmp_path: Path) -> None:
         assert loaded.strategy == "recreate"
         # The class says keep_alive=300 itself, and nothing about min_concurrency.
         assert (loaded.spec.scaling.keep_alive, loaded.spec.scaling.min_concurrency) == (300, 1)
+        assert loaded.spec.health_check == HealthCheckSpec("/health", "GET", timeout_seconds=20)
 
 
 @pytest.mark.parametrize(
     ("ref", "pyproject", "says"),
     [
         ("shpo", PYPROJECT, ["no app 'shpo'", "did you mean 'shop'"]),
-        ("shop", PYPROJECT + "\n    keep_alife = 3\n", ["unknown key 'keep_alife'", "'keep_alive'"]),
+        (
+            "shop",
+            PYPROJECT.replace("    name =", "    keep_alife = 3\n    name ="),
+            ["unknown key 'keep_alife'", "'keep_alive'"],
+        ),
         (
             "shop",
             PYPROJECT.replace("recreate", "sudden"),

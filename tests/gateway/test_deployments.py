@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fal._spec import EnvironmentSpec, ScalingSpec
+from fal._spec import EnvironmentSpec, HealthCheckSpec, ScalingSpec
 
 from envbuilder.key import environment_key
 from scheduler.store.records import EnvironmentRecord, EnvironmentState, HostRecord, RevisionState
@@ -163,6 +163,12 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a python of the past": ({"environment": replace(HELLO.environment, python_version="2.7")}, "python_version"),
     "an endpoint without a slash": ({"endpoints": (replace(HELLO.endpoints[0], path="run"),)}, "Endpoint path"),
+    "a health check of nothing": ({"health_check": HealthCheckSpec("/nowhere")}, "'/nowhere' is no endpoint"),
+    "a health check by another method": ({"health_check": HealthCheckSpec("/check", "GET")}, "endpoints answer POST"),
+    "a health check without time": (
+        {"health_check": HealthCheckSpec("/health", "GET", timeout_seconds=0)},
+        "timeout_seconds is 0.0; it must be a number of seconds",
+    ),
 }
 
 

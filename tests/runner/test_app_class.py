@@ -9,7 +9,7 @@ import fal
 import pytest
 from fal._endpoints import collect
 from fal._settings import APP_FILES_IGNORE, app_name_of
-from fal._spec import AppSpec, EndpointSpec, EnvironmentSpec, ScalingSpec
+from fal._spec import AppSpec, EndpointSpec, EnvironmentSpec, HealthCheckSpec, ScalingSpec
 from fal.app import app_spec_settings
 
 
@@ -224,6 +224,61 @@ def test_route_rules() -> None:
         )
     with pytest.raises(ValueError, match="cannot be a health check"):
         fal.endpoint("/ws", is_websocket=True, health_check=check)
+
+
+def _asked(cls: type[fal.App]) -> HealthCheckSpec | None:
+    found: HealthCheckSpec | None = app_spec_settings(cls).spec["health_check"]
+    return found
+
+
+def test_which_health_check_counts() -> None:
+    """The marked endpoint, else the project file's table, else a ``health()`` of the app's own, else none."""
+    marked = fal.endpoint("/check", health_check=fal.HealthCheck(failure_threshold=2, call_regularly=False))
+
+    def health(self: Any) -> None: ...
+
+    assert _asked(_app()) is None
+    assert _asked(_app(health=health)) == HealthCheckSpec("/health", "GET")
+    table = {"path": "/", "timeout_seconds": 20}
+    assert _asked(_app(health=health, health_check_config=table)) == HealthCheckSpec("/", timeout_seconds=20)
+    assert _asked(_app(health_check_config={"path": "/health"})) == HealthCheckSpec("/health", "GET")
+    everything = _app(health=health, health_check_config=table, check=marked(lambda self: None))
+    assert _asked(everything) == HealthCheckSpec("/check", failure_threshold=2, call_regularly=False)
+    both = _app(health=fal.endpoint("/health", health_check=fal.HealthCheck())(lambda self: None))
+    assert _asked(both) == HealthCheckSpec("/health")
+    by_get = fal.endpoint("/health", health_check=fal.HealthCheck(method="GET"))
+    assert _asked(_app(check=by_get(lambda self: None))) == HealthCheckSpec("/health", "GET")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"timeout_seconds": 0}, "HealthCheck: timeout_seconds is 0; it must be a number of seconds, above 0"),
+        ({"failure_threshold": 0}, "HealthCheck: failure_threshold is 0; it must be a whole number, at least 1"),
+        ({"start_period_seconds": -1}, "HealthCheck: start_period_seconds is -1"),
+        ({"call_regularly": "no"}, "call_regularly is 'no'; write True or False"),
+        ({"method": "PUT"}, "method is 'PUT'; write 'POST', or 'GET' for /health"),
+    ],
+)
+def test_health_checks_that_cannot_be_meant(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fal.HealthCheck(**values)
+    with pytest.raises(ValueError, match=f"Demo: .*{message}"):
+        _asked(_app(health_check_config={"path": "/", **values}))
+
+
+def test_a_health_check_that_nothing_could_answer_is_refused_with_the_class() -> None:
+    """Endpoints answer POST alone: asked by GET, a well runner would be replaced for ever."""
+    with pytest.raises(ValueError, match=r"'/check' uses method='GET', but endpoints answer POST only: .* def health"):
+        fal.endpoint("/check", health_check=fal.HealthCheck(method="GET"))
+    for table, message in (
+        ({"path": "/chekc"}, "'/chekc' is no endpoint that answers POST; there are: /"),
+        ({"path": "/", "tiemout": 3}, "has the unknown key 'tiemout'; it may have call_regularly, failure_threshold"),
+        ({}, "write a table with a path"),
+        ("/", "write a table with a path"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _asked(_app(health_check_config=table))
 
 
 def test_realtime_is_declared() -> None:
