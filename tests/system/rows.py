@@ -99,8 +99,8 @@ ENDPOINT_KINDS: Rows = {
     ),
     "health_check=": (
         f"{ENDPOINTS}::test_a_health_check_of_ones_own_path",
-        "test_health.py::test_an_ill_runner_is_replaced_before_it_goes",
-        "test_health.py::test_a_check_on_demand_is_made_after_an_answer_that_nobody_can_explain",
+        "test_health.py::test_an_ill_runner_stays_until_another_one_serves_and_no_caller_notices",
+        "test_health.py::test_on_demand_a_runner_is_asked_after_a_500_alone",
     ),
     "is_websocket=": (
         f"{ENDPOINTS}::test_a_websocket",
