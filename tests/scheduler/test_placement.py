@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fal._spec import CPU_MACHINE_TYPES
@@ -364,6 +365,9 @@ def test_one_that_makes_room_alone_spares_the_cheaper_one() -> None:
     fleet = [counted("a", 4.5, 0)]
     workers = [small("a", "XS", 1), small("a", "L", 2)]
     assert make_room(Need(("L",)), fleet, workers, {"a-1": 1.0, "a-2": 2.0}) == (workers[1],)
+    card = [replace(worker("h0", 0, gpu_memory_mb=mb), worker_id=str(mb)) for mb in (5_000, 60_000)]
+    need = Need(("GPU-A100",), 1, 70_000)
+    assert make_room(need, [host("h0", "GPU-A100")], card, {"5000": 1.0, "60000": 2.0}) == (card[1],)
 
 
 def test_a_cpu_that_stands_in_for_a_gpu_takes_no_room_of_others() -> None:
