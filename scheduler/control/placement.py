@@ -291,9 +291,8 @@ def _least_loaded(hosts: Sequence[HostRecord], load: dict[str, int]) -> str:
 
 
 def _room(host: HostRecord, workers: Iterable[WorkerRecord]) -> _Room:
-    """A CPU that stands in for a GPU is there by its operator's choice, whatever it takes: that is not counted."""
-    here = (w for w in workers if w.host == host.host and not is_gpu(w.machine_type) and w.cpu_fallback_for is None)
-    return _Room(host, tuple(here))
+    """Workers of GPU types are not counted; one for which the CPU stands in has the GPU's type, too."""
+    return _Room(host, tuple(w for w in workers if w.host == host.host and not is_gpu(w.machine_type)))
 
 
 def _cards(machine_type: str, host: HostRecord, need: Need, workers: Sequence[WorkerRecord]) -> list[_Card]:
