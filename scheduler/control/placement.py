@@ -6,7 +6,7 @@ ordering starts and stops to ``placing``, and the words for "nobody offers this"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fal._offers import gpus_serving, is_gpu, refusal, serves, stands_in
@@ -90,16 +90,8 @@ class _Card:
         return not self.workers if memory_mb == 0 else self.left_mb >= memory_mb
 
     def cheapest_to_go(self, memory_mb: int, costs: Mapping[str, float]) -> tuple[WorkerRecord, ...] | None:
-        """Who must go for that room, cheapest first; None when those who may are not enough."""
-        gone: list[WorkerRecord] = []
-        for worker in sorted(self.workers, key=lambda w: (costs.get(w.worker_id, 0.0), w.worker_id)):
-            left = _Card(self.index, self.memory_mb, tuple(w for w in self.workers if w not in gone))
-            if left.has_room(memory_mb):
-                break
-            if worker.worker_id in costs:
-                gone.append(worker)
-        left = _Card(self.index, self.memory_mb, tuple(w for w in self.workers if w not in gone))
-        return tuple(gone) if left.has_room(memory_mb) else None
+        """Who must go for that room; None when those who may are not enough."""
+        return _cheapest_to_go(self.workers, costs, lambda staying: replace(self, workers=staying).has_room(memory_mb))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +107,58 @@ class _Room:
         return min(cores, host.cpus, host.room_cores or cores), min(mb, host.memory_mb, host.room_mb or mb)
 
     def left_after(self, machine_type: str) -> tuple[float, float]:
-        """Cores and MiB that nobody was given once one more is there; negative where it does not fit."""
+        """Cores and MiB that nobody was given once one more is there; negative where it does not fit.
+
+        What the host does not count is taken from the machine itself: a measure for choosing, not a limit.
+        """
         shares = [self._share(machine_type), *(self._share(w.machine_type) for w in self.workers)]
-        cores = self.host.room_cores - sum(share[0] for share in shares) if self.host.room_cores else float("inf")
-        mb = self.host.room_mb - sum(share[1] for share in shares) if self.host.room_mb else float("inf")
-        return cores, mb
+        cores = (self.host.room_cores or self.host.cpus) - sum(share[0] for share in shares)
+        return cores, (self.host.room_mb or self.host.memory_mb) - sum(share[1] for share in shares)
 
     def has_room(self, machine_type: str) -> bool:
-        return min(self.left_after(machine_type)) >= 0
+        """For one more."""
+        cores, mb = self.left_after(machine_type)
+        return (cores >= 0 or not self.host.room_cores) and (mb >= 0 or not self.host.room_mb)
+
+    def merit(self, machine_type: str) -> tuple[bool, float, float]:
+        """Orders hosts with room, the best last: machines as large as the type, then most cores left, then memory."""
+        cores, mb = CPU_MACHINE_TYPES.get(machine_type, (0, 0))
+        return self.host.cpus >= cores and self.host.memory_mb >= mb, *self.left_after(machine_type)
 
     def cheapest_to_go(self, machine_type: str, costs: Mapping[str, float]) -> tuple[WorkerRecord, ...] | None:
-        """Who must go for one more, cheapest first; None when those who may are not enough."""
-        gone: list[WorkerRecord] = []
-        may_go = [w for w in self.workers if w.worker_id in costs]
-        may_go.sort(key=lambda w: (costs[w.worker_id], w.worker_id))
-        for worker in [*may_go, None]:
-            if _Room(self.host, tuple(w for w in self.workers if w not in gone)).has_room(machine_type):
-                return tuple(gone)
-            if worker is not None:
-                gone.append(worker)
+        """Who must go for one more; None when those who may are not enough."""
+        return _cheapest_to_go(
+            self.workers, costs, lambda staying: replace(self, workers=staying).has_room(machine_type)
+        )
+
+
+def _cheapest_to_go(
+    there: Sequence[WorkerRecord],
+    costs: Mapping[str, float],
+    leaves_room: Callable[[tuple[WorkerRecord, ...]], bool],
+) -> tuple[WorkerRecord, ...] | None:
+    """Cheapest first until those who stay leave room; whoever then turns out not to be needed stays after all.
+
+    Not always the least sum: that would take a search over all sets.
+    """
+
+    def enough(gone: Sequence[WorkerRecord]) -> bool:
+        ids = {w.worker_id for w in gone}
+        return leaves_room(tuple(w for w in there if w.worker_id not in ids))
+
+    gone: list[WorkerRecord] = []
+    for worker in sorted(there, key=lambda w: (costs.get(w.worker_id, 0.0), w.worker_id)):
+        if enough(gone):
+            break
+        if worker.worker_id in costs:
+            gone.append(worker)
+    if not enough(gone):
         return None
+    for dearest in reversed(gone):
+        others = [w for w in gone if w is not dearest]
+        if enough(others):
+            gone = others
+    return tuple(gone)
 
 
 def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]) -> Placed | Blocked:
@@ -159,9 +183,11 @@ def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]
             continue
         if not is_gpu(machine_type):
             rooms = [_room(h, workers) for h in serving]
-            fitting = [room.host for room in rooms if room.has_room(machine_type)]
+            fitting = [room for room in rooms if room.has_room(machine_type)]
             if fitting:
-                return Placed(_least_loaded(fitting, load), machine_type)
+                # Of equals the one with the fewest workers of any kind, then the first by name: max keeps the first.
+                fitting.sort(key=lambda room: (load[room.host.host], room.host.host))
+                return Placed(max(fitting, key=lambda room: room.merit(machine_type)).host.host, machine_type)
             offered.append(machine_type)
             holders |= {w.worker_id: w for room in rooms for w in room.workers}
             continue
@@ -172,7 +198,7 @@ def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]
         holders |= {w.worker_id: w for h in serving for c in _cards(machine_type, h, need, workers) for w in c.workers}
 
     if offered:
-        reason = f"Waiting for {_wanted(offered[0], need)}: all are in use."
+        reason = f"Waiting for {wanted(offered[0], need)}: all are in use."
         return Blocked(reason, busy=True, holders=tuple(holders.values()))
     for machine_type in need.machine_types:
         allowing = [h for h in alive if stands_in(machine_type, h)]
@@ -182,10 +208,11 @@ def place(need: Need, hosts: Iterable[HostRecord], taken: Iterable[WorkerRecord]
     return Blocked(why or "No host has room.")
 
 
-def _wanted(machine_type: str, need: Need) -> str:
+def wanted(machine_type: str, need: Need) -> str:
+    """What one worker of the type takes, for "Waiting for ..."."""
     if not is_gpu(machine_type):
         cores, mb = CPU_MACHINE_TYPES.get(machine_type, (0, 0))
-        return f"{cores:g} core{'s' if cores > 1 else ''} and {mb / 1024:g} GB of memory ({machine_type})"
+        return f"{cores:g} core{'' if cores == 1 else 's'} and {mb / 1024:g} GB of memory ({machine_type})"
     if need.cards > 1:
         return f"a free set of {need.cards} x {machine_type} on one host"
     if need.gpu_memory_mb:
@@ -218,7 +245,7 @@ def make_room(
 ) -> tuple[WorkerRecord, ...]:
     """The workers whose leaving lets one more start, at the lowest cost together; empty when no such set exists.
 
-    Types are tried in the app's order, and all GPUs come from one host.
+    Types are tried in the app's order, and all GPUs, or cores and memory, come from one host.
 
     Args:
         costs: by worker id, for those that may go; others stay.
@@ -231,7 +258,7 @@ def make_room(
                 continue
             if not is_gpu(machine_type):
                 leaving = _room(host, workers).cheapest_to_go(machine_type, costs)
-                if leaving:
+                if leaving is not None:
                     option = (sum(costs[w.worker_id] for w in leaving), host.host, leaving)
                     best = option if best is None or option[:2] < best[:2] else best
                 continue
@@ -264,9 +291,8 @@ def _least_loaded(hosts: Sequence[HostRecord], load: dict[str, int]) -> str:
 
 
 def _room(host: HostRecord, workers: Iterable[WorkerRecord]) -> _Room:
-    """A CPU that stands in for a GPU is there by its operator's choice, whatever it takes: that is not counted."""
-    here = (w for w in workers if w.host == host.host and not is_gpu(w.machine_type) and w.cpu_fallback_for is None)
-    return _Room(host, tuple(here))
+    """Workers of GPU types are not counted; one for which the CPU stands in has the GPU's type, too."""
+    return _Room(host, tuple(w for w in workers if w.host == host.host and not is_gpu(w.machine_type)))
 
 
 def _cards(machine_type: str, host: HostRecord, need: Need, workers: Sequence[WorkerRecord]) -> list[_Card]:

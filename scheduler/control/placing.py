@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from scheduler.control.placement import Blocked, Need, Placed, make_room, place, place_again
+from scheduler.control.placement import Blocked, Need, Placed, make_room, place, place_again, wanted
 from scheduler.control.policy import StopHow
 from scheduler.store import Store
 from scheduler.store.records import (
@@ -156,8 +156,7 @@ class Placer:
                 continue
             could, still = place(other.need, hosts, taken), place(other.need, hosts, after)
             if isinstance(could, Placed) and isinstance(still, Blocked):
-                what = f"a free {found.machine_type}" if found.gpu_ids else f"room for a {found.machine_type}"
-                return Blocked(f"Waiting for {what}: {app} has it first.", busy=True)
+                return Blocked(f"Waiting for {wanted(found.machine_type, need)}: {app} has it first.", busy=True)
         return found
 
     def _taken(self) -> Iterable[WorkerRecord]:

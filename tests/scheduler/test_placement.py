@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fal._spec import CPU_MACHINE_TYPES
@@ -282,6 +283,91 @@ def test_the_cheapest_make_room_for_one_of_a_cpu_type() -> None:
     costs = {"a-1": 5.0, "a-2": 1.0, "a-3": 2.0}
     assert {w.worker_id for w in make_room(Need(("M",)), fleet, workers, costs)} == {"a-2", "a-3"}
     assert make_room(Need(("L",)), fleet, workers, {"a-2": 1.0}) == ()
+
+
+counted_hosts = st.lists(
+    st.builds(
+        counted,
+        st.sampled_from("abc"),
+        st.sampled_from([0.0, 1.0, 4.0, 9.5]),
+        st.sampled_from([0, 2048, 20_000, 64_000]),
+        st.sampled_from([1, 4, 16]),
+        st.sampled_from([2048, 16_000, 64_000]),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda h: h.host,
+)
+
+
+def filled(fleet: list[HostRecord], types: list[str]) -> list[WorkerRecord]:
+    """One after the other, as long as there is room."""
+    there: list[WorkerRecord] = []
+    for number, machine_type in enumerate(types):
+        found = put([machine_type], 1, fleet, there)
+        if isinstance(found, Placed):
+            there.append(small(found.host, machine_type, number))
+    return there
+
+
+@given(cpu_types, counted_hosts, st.lists(cpu_types, max_size=20), st.lists(st.none() | st.floats(0.1, 9), max_size=20))
+def test_room_is_made_by_those_who_may_go_by_enough_and_by_none_too_many(
+    wanted: str, fleet: list[HostRecord], types: list[str], prices: list[float | None]
+) -> None:
+    there = filled(fleet, types)
+    costs = {w.worker_id: price for w, price in zip(there, prices, strict=False) if price is not None}
+    going = make_room(Need((wanted,)), fleet, there, costs)
+    if isinstance(put([wanted], 1, fleet, there), Placed):
+        assert going == (), "there is room without"
+        return
+    staying = [w for w in there if w not in going]
+    assert {w.worker_id for w in going} <= set(costs)
+    assert isinstance(put([wanted], 1, fleet, staying), Placed) == bool(going)
+    for each in going:
+        assert isinstance(put([wanted], 1, fleet, [*staying, each]), Blocked), "this one need not have gone"
+    if not going:
+        assert isinstance(put([wanted], 1, fleet, [w for w in there if w.worker_id not in costs]), Blocked)
+
+
+@given(counted_hosts, st.lists(cpu_types, max_size=20))
+def test_an_idle_machine_is_filled_before_one_that_has_less_left(fleet: list[HostRecord], types: list[str]) -> None:
+    """For the smallest type, which no machine here is too small for: the most cores, of equals the most memory."""
+    there = filled(fleet, types)
+    found = put(["XS"], 1, fleet, there)
+    left: dict[str, tuple[float, float]] = {}
+    for each in fleet:
+        sizes = [CPU_MACHINE_TYPES[w.machine_type] for w in there if w.host == each.host]
+        cores = sum(min(size[0], each.cpus, each.room_cores or each.cpus) for size in sizes)
+        mb = sum(min(size[1], each.memory_mb, each.room_mb or each.memory_mb) for size in sizes)
+        left[each.host] = ((each.room_cores or each.cpus) - cores, (each.room_mb or each.memory_mb) - mb)
+    fits = {
+        each.host: left[each.host]
+        for each in fleet
+        if (not each.room_cores or left[each.host][0] >= 0.5) and (not each.room_mb or left[each.host][1] >= 512)
+    }
+    if isinstance(found, Placed):
+        assert fits[found.host] == max(fits.values())
+    else:
+        assert fits == {}
+
+
+def test_a_machine_as_large_as_the_type_is_better_than_one_with_more_to_give_out() -> None:
+    board = counted("a-board", 32, 6_000, cpus=4, memory_mb=4_000)
+    server = counted("server", 8, 48_000, cpus=16, memory_mb=32_000)
+    assert put(["L"], 1, [board, server], []) == Placed("server", "L")
+    assert put(["S"], 1, [board, server], []) == Placed("a-board", "S")
+    full = [small("server", "L", 1), small("server", "L", 2)]
+    assert put(["L"], 1, [board, server], full) == Placed("a-board", "L"), "better the whole of a small one than none"
+
+
+def test_one_that_makes_room_alone_spares_the_cheaper_one() -> None:
+    """An idle XS went with the L whose leaving was enough: its app then started anew for nothing."""
+    fleet = [counted("a", 4.5, 0)]
+    workers = [small("a", "XS", 1), small("a", "L", 2)]
+    assert make_room(Need(("L",)), fleet, workers, {"a-1": 1.0, "a-2": 2.0}) == (workers[1],)
+    card = [replace(worker("h0", 0, gpu_memory_mb=mb), worker_id=str(mb)) for mb in (5_000, 60_000)]
+    need = Need(("GPU-A100",), 1, 70_000)
+    assert make_room(need, [host("h0", "GPU-A100")], card, {"5000": 1.0, "60000": 2.0}) == (card[1],)
 
 
 def test_a_cpu_that_stands_in_for_a_gpu_takes_no_room_of_others() -> None:
