@@ -24,7 +24,7 @@ from envbuilder import BuildSettings
 from gpu_worker import cgroups, lessons, process_tree, runner_group
 from gpu_worker.assignment import Assignment
 from gpu_worker.child import Process
-from gpu_worker.inventory import local_host, nvml_gpus
+from gpu_worker.inventory import local_host
 from gpu_worker.leftovers import Leftovers, supervisor_command
 from gpu_worker.preparation import CannotStart, EnvironmentMissing, prepare
 from gpu_worker.runner_process import INHERITED
@@ -90,7 +90,6 @@ class HostAgent:
             cpu_overcommit=settings.cpu_overcommit,
             memory_overcommit=settings.memory_overcommit,
         )
-        self._simulated = settings.gpu_source not in (None, nvml_gpus)
         self._leftovers = Leftovers(settings)
         self._zygotes = Zygotes(settings.zygotes, builds)
 
@@ -145,7 +144,7 @@ class HostAgent:
         """Where the driver cannot do it, idle workers are ended as ever, and the operator who wants it hears why."""
         if not self._settings.suspends or not self._host.gpus:
             return
-        if not self._simulated:
+        if not self._settings.simulated_gpus:
             try:
                 await run_checkpoint("probe")
             except SuspensionFailed as failure:

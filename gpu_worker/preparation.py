@@ -19,7 +19,6 @@ from fal._spec import AppSpec, HealthCheckSpec
 from envbuilder import BuildSettings, Environment, EnvironmentGone, find, hold
 from gpu_worker import lessons
 from gpu_worker.assignment import Assignment
-from gpu_worker.inventory import nvml_gpus
 from gpu_worker.settings import AgentSettings
 from scheduler.store import Store
 from scheduler.store.errors import StoreFull
@@ -129,7 +128,7 @@ def _assignment(
         exposed_port=spec.exposed_port,
         runner_tasks=settings.runner_tasks,
         runner_memory=settings.runner_memory,
-        simulated_gpus=settings.gpu_source not in (None, nvml_gpus),
+        simulated_gpus=settings.simulated_gpus,
         suspension_proven=revision.suspension == "",
         lessons_file=str(lessons.file_of(data, worker, environment.key, revision.bundle_hash)),
     )

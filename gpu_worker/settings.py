@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from gpu_worker.inventory import GpuSource, gpu_source
+from gpu_worker.inventory import GpuSource, gpu_source, nvml_gpus
 from gpu_worker.runner_process import passed_environ
 from scheduler.store import files_variables
 
@@ -80,6 +80,11 @@ class AgentSettings:
     suspends: int = 0
     cpu_overcommit: float = 8.0
     memory_overcommit: float = 1.5
+
+    @property
+    def simulated_gpus(self) -> bool:
+        """Whether the cards are not there."""
+        return self.gpu_source not in (None, nvml_gpus)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> AgentSettings:

@@ -122,7 +122,7 @@ class Placer:
 
     async def suspends(self, worker: WorkerRecord) -> bool:
         """Whether this idle worker is better suspended than ended: its host can, and has not too many of them yet, and
-        its revision has not shown that it cannot."""
+        its revision has not shown that it cannot. One that is counts from now on."""
         if not worker.gpu_ids or worker.cpu_fallback_for is not None or worker.retiring is not None:
             return False
         hosts = await self._store.hosts.list()
@@ -132,8 +132,12 @@ class Placer:
         app, revision = await asyncio.gather(
             self._store.apps.get(worker.app), self._store.apps.revision(worker.app, worker.revision)
         )
-        current = app is not None and app.revision == worker.revision
-        return current and revision is not None and not revision.suspension
+        if app is None or app.revision != worker.revision or revision is None or revision.suspension:
+            return False
+        told = replace(worker, stop_requested="suspend")
+        workers = self._fleet.get(worker.app, ())
+        self._fleet[worker.app] = tuple(told if w.worker_id == worker.worker_id else w for w in workers)
+        return True
 
     def _place(self, record: AppRecord, need: Need, now_ms: int, hosts: Sequence[HostRecord]) -> Placed | Blocked:
         """A place that takes nothing from an app which is to have it first."""
@@ -191,7 +195,7 @@ class Placer:
         """
         costs = await self._costs(record, seen, holders)
         for worker in make_room(need, hosts, self._taken(), costs):
-            if worker.stop_requested not in (None, "resume"):
+            if not worker.takes_requests:
                 continue
             how: StopHow = "suspend" if await self.suspends(worker) else "idle"
             why = f"makes room for {record.app}"
@@ -207,7 +211,7 @@ class Placer:
         costs: dict[str, float] = {}
         for worker in holders:
             alias = aliases.get(worker.app)
-            if worker.stop_requested is not None:
+            if not worker.takes_requests:
                 costs[worker.worker_id] = 0.0
             elif worker.app == record.app:
                 old = worker.revision != record.revision or worker.retiring is not None
@@ -224,7 +228,7 @@ class Placer:
         scaling = alias.scaling
         if scaling.app_priority < waiting.scaling.app_priority:
             return True
-        kept = sum(1 for w in self._fleet.get(alias.app, ()) if w.stop_requested is None)
+        kept = sum(1 for w in self._fleet.get(alias.app, ()) if w.takes_requests)
         promised = max(worker.idle_since_ms, worker.ready_at_ms or 0) + scaling.keep_alive * 1000
         return kept > scaling.min_concurrency and promised <= now_ms
 

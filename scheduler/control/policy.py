@@ -144,8 +144,8 @@ def decide(policy: Policy, seen: AppSeen, memory: Memory, now_ms: int) -> tuple[
 def _sort(seen: AppSeen, revision: str) -> _Supply:
     known = [w for w in seen.workers if w.state is not WorkerState.TERMINATED]
     alive = [w for w in known if w.state is not WorkerState.SUSPENDED]
-    leaving = [w for w in alive if w.stop_requested not in (None, "resume") or w.state is WorkerState.DRAINING]
-    staying = [w for w in alive if w.stop_requested in (None, "resume") and w.state is not WorkerState.DRAINING]
+    leaving = [w for w in alive if not w.takes_requests or w.state is WorkerState.DRAINING]
+    staying = [w for w in alive if w.takes_requests and w.state is not WorkerState.DRAINING]
     current = [w for w in staying if w.revision == revision and w.retiring is None]
     old = [w for w in staying if w.revision != revision or w.retiring is not None]
     return _Supply(

@@ -174,7 +174,7 @@ class Reconciler:
         """
         error = revision.last_startup_error
         serving = (WorkerState.PENDING, WorkerState.SETUP, WorkerState.IDLE, WorkerState.RUNNING)
-        if error is None or any(w.state in serving and w.stop_requested is None for w in workers):
+        if error is None or any(w.state in serving and w.takes_requests for w in workers):
             return
         mode = None if revision.startup_failures >= FAILURES_THAT_END_THE_QUEUE else "direct"
         await self._fail_waiting(

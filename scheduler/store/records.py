@@ -309,13 +309,17 @@ class WorkerRecord:
     gpu_memory_mb: int = 0
     retiring: str | None = None
     start_kind: str | None = None
+    unhealthy: bool = False
 
     @property
     def leaves(self) -> bool:
         """Whether it was told to stop for good; one that is suspended or comes back was not."""
         return self.stop_requested not in (None, "suspend", "resume")
 
-    unhealthy: bool = False
+    @property
+    def takes_requests(self) -> bool:
+        """Whether it does or will, as far as what it was told goes: it is not to stop, nor to stand still."""
+        return self.stop_requested in (None, "resume")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def _cause(
 ) -> str:
     if revision is None or revision.state is not RevisionState.READY:
         return "the app's first revision is still being built"
-    current = [w for w in seen.workers if w.revision == revision.revision and w.stop_requested in (None, "resume")]
+    current = [w for w in seen.workers if w.revision == revision.revision and w.takes_requests]
     supply = [w for w in current if not w.unhealthy]
     starting = [w for w in supply if w.state in _STARTING]
     ready = [w for w in supply if w.state in _READY]
@@ -101,7 +101,7 @@ def _cause(
 
 
 def _leaves(worker: WorkerRecord) -> bool:
-    return worker.stop_requested not in (None, "resume") and worker.state is not WorkerState.SUSPENDED
+    return not worker.takes_requests and worker.state is not WorkerState.SUSPENDED
 
 
 def _starting(worker: WorkerRecord, revision: RevisionRecord, now_ms: int) -> str:

@@ -110,7 +110,8 @@ class SyncServerlessClient:
         from fal.cli.console import Screen
 
         loaded = load(app_ref, app_name=app_name, auth=auth, env=environment_name or _MAIN)
-        built = Delivery(self._api, Screen(to_stderr=True)).send(
+        delivery = Delivery(self._api, Screen(to_stderr=True))
+        begun = delivery.begin(
             loaded,
             ephemeral=False,
             message=message,
@@ -118,6 +119,7 @@ class SyncServerlessClient:
             no_cache=force_env_build,
             strategy=strategy or loaded.strategy,
         )
+        built = delivery.finish(loaded, begun)
         return Deployment(built.app, built.app.partition("/")[2], built.revision, built.auth, dict(built.urls))
 
 

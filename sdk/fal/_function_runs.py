@@ -203,7 +203,7 @@ class Runs:
             platform = self._platform
         delivery = Delivery(platform.api, self._screen())
         try:
-            built = delivery.send(loaded, ephemeral=True)
+            built = delivery.finish(loaded, delivery.begin(loaded, ephemeral=True))
         except BaseException:
             if delivery.app is not None:
                 platform.remove(delivery.app)

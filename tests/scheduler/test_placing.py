@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from fal._spec import ScalingSpec
 
 from scheduler.control.reconcile import Reconciler
@@ -74,6 +75,9 @@ async def small_machine(redis_url: str, tmp_path: Path) -> AsyncIterator[Room]:
         yield Room(store, host, Reconciler(store), await lead(store))
 
 
+Place = Callable[[str, Path], contextlib.AbstractAsyncContextManager[Room]]
+
+
 def test_an_idle_worker_keeps_its_card_for_its_keep_alive(redis_url: str, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with one_card(redis_url, tmp_path) as room:
@@ -122,11 +126,16 @@ def test_a_worker_that_its_app_keeps_warm_stays(redis_url: str, tmp_path: Path) 
     run(scenario())
 
 
-def test_a_more_important_app_takes_an_idle_card_at_once_and_a_busy_one_never(redis_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "holds", "wants"), [(one_card, "GPU-A100", "GPU-A100"), (small_machine, "M", "XS")], ids=["card", "cores"]
+)
+def test_a_more_important_app_takes_what_is_idle_at_once_and_of_a_busy_one_never(
+    redis_url: str, tmp_path: Path, place: Place, holds: str, wants: str
+) -> None:
     async def scenario() -> None:
-        async with one_card(redis_url, tmp_path) as room:
-            await room.deploy("o/a")
-            await room.deploy("o/b", replace(FOREVER, app_priority=1))
+        async with place(redis_url, tmp_path) as room:
+            await room.deploy("o/a", machine_type=holds)
+            await room.deploy("o/b", replace(FOREVER, app_priority=1), machine_type=wants)
             room.host.serve.clear()
             await submit(room.store, "long", app="o/a")
             await settle(room.reconciler, room.epoch, room.store, [WorkerState.RUNNING], app="o/a")
@@ -212,27 +221,6 @@ def test_idle_workers_keep_their_cores_for_their_keep_alive_and_one_goes_after_i
             (left,) = [w for app in ("o/a", "o/b") for w in await room.store.workers.list(app)]
             assert (left.worker_id, left.stop_requested) == (staying.worker_id, None), "one was enough"
             assert await room.store.apps.blocked("o/c") is None
-
-    run(scenario())
-
-
-def test_a_more_important_app_takes_the_cores_of_an_idle_worker_and_of_a_busy_one_never(
-    redis_url: str, tmp_path: Path
-) -> None:
-    async def scenario() -> None:
-        async with small_machine(redis_url, tmp_path) as room:
-            await room.deploy("o/a", machine_type="M")
-            await room.deploy("o/b", replace(FOREVER, app_priority=1), machine_type="XS")
-            room.host.serve.clear()
-            await submit(room.store, "long", app="o/a")
-            await settle(room.reconciler, room.epoch, room.store, [WorkerState.RUNNING], app="o/a")
-            await submit(room.store, "q", app="o/b")
-            assert await room.blocked("o/b")
-            (busy,) = await room.store.workers.list("o/a")
-            assert busy.stop_requested is None
-            room.host.serve.set()
-            await ended(room.store, "long", app="o/a")
-            await room.served("o/b", "q", "o/a")
 
     run(scenario())
 

@@ -119,17 +119,13 @@ def current(look: AppSeen) -> list[WorkerRecord]:
     return [w for w in look.workers if w.revision == "r2" and w.retiring is None and w.state not in gone]
 
 
-def stays(w: WorkerRecord) -> bool:
-    return w.stop_requested in (None, "resume")
-
-
 @given(policies, looks(), memories)
 def test_never_above_max(policy: Policy, look: AppSeen, memory: Memory) -> None:
     decision, _ = decide(policy, look, memory, NOW)
     if decision.start:
         assert len(current(look)) + decision.start <= policy.scaling.max_concurrency
     stopped = {stop.worker_id for stop in decision.stops}
-    staying = [w for w in current(look) if stays(w) and w.state is not WorkerState.DRAINING]
+    staying = [w for w in current(look) if w.takes_requests and w.state is not WorkerState.DRAINING]
     assert len([w for w in staying if w.worker_id not in stopped]) <= policy.scaling.max_concurrency
     assert 0 <= decision.desired <= policy.scaling.max_concurrency
 
@@ -140,7 +136,7 @@ def test_never_below_min_unless_starts_fail_or_leaving_workers_use_up_the_room(
 ) -> None:
     policy = replace(policy, startup_failures=0, crash_streak=0)
     memory = replace(memory, lost_starts=0, starting=frozenset())
-    staying = [w for w in look.workers if stays(w) and w.retiring is None]
+    staying = [w for w in look.workers if w.takes_requests and w.retiring is None]
     look = replace(look, workers=tuple(w for w in staying if w.revision == policy.revision))
     look = replace(look, workers=tuple(w for w in look.workers if w.state is not WorkerState.DRAINING))
     decision, _ = decide(policy, look, memory, NOW)

@@ -48,35 +48,6 @@ class Delivery:
     screen: Screen
     app: str | None = None
 
-    def send(
-        self,
-        loaded: LoadedApp,
-        *,
-        ephemeral: bool,
-        message: str | None = None,
-        reset_scale: bool = False,
-        no_cache: bool = False,
-        strategy: str = "rolling",
-    ) -> Built:
-        """Upload what is missing, register, and wait for the environment; a second ephemeral one is a new revision.
-
-        Raises:
-            Problem: refused, or the build failed (its lines have been shown).
-        """
-        registered = self.begin(
-            loaded,
-            ephemeral=ephemeral,
-            message=message,
-            reset_scale=reset_scale,
-            no_cache=no_cache,
-            strategy=strategy,
-        )
-        app, revision = str(registered["app"]), str(registered["revision"])
-        final = self._watch(app, revision, self.api.server_time or time.time())
-        urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
-        alias = self._wait_pointed(app, revision)
-        return Built(app, revision, urls, str(alias.get("auth") or loaded.spec.auth or "private"))
-
     def begin(
         self,
         loaded: LoadedApp,
@@ -87,7 +58,10 @@ class Delivery:
         no_cache: bool = False,
         strategy: str = "rolling",
     ) -> dict[str, Any]:
-        """Upload what is missing and register; what the server says of the revision, which it builds from now on.
+        """Upload what is missing and register; a second ephemeral one is a new revision of the same app.
+
+        Returns:
+            What the server says of the revision, which it builds from now on: for ``finish``.
 
         Raises:
             Problem: refused.
@@ -106,6 +80,18 @@ class Delivery:
         warn_of_missing_secrets(self.screen, registered, loaded.spec.env)
         self.app = str(registered["app"])
         return registered
+
+    def finish(self, loaded: LoadedApp, registered: Mapping[str, Any]) -> Built:
+        """Wait for the environment of what has begun, and show its build.
+
+        Raises:
+            Problem: the build failed (its lines have been shown).
+        """
+        app, revision = str(registered["app"]), str(registered["revision"])
+        final = self._watch(app, revision, self.api.server_time or time.time())
+        urls = {**registered.get("urls", {}), **(final.get("urls") or {})}
+        alias = self._wait_pointed(app, revision)
+        return Built(app, revision, urls, str(alias.get("auth") or loaded.spec.auth or "private"))
 
     def _upload(self, uploads: Mapping[str, Path]) -> None:
         missing = self.api.missing(uploads)

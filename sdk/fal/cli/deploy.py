@@ -81,22 +81,8 @@ def command(
     screen.line(f"Deploying {loaded.cls.__name__!r} as app {name!r}", "bold")
     note_lost_digits(screen, loaded)
     known = _look_before(api, loaded, screen)
-    if detach:
-        delivery = Delivery(api, screen)
-        begun = delivery.begin(
-            loaded,
-            ephemeral=False,
-            message=message,
-            reset_scale=reset_scale,
-            no_cache=no_cache,
-            strategy=strategy or loaded.strategy,
-        )
-        if as_json:
-            print_json({"revision": begun["revision"], "app_name": name, "status": "Deploying", "app": begun["app"]})
-            return
-        screen.tick(f"Revision {begun['revision']} is being built; `fal apps list-rev {name}` shows how far it is.")
-        return
-    built = Delivery(api, screen).send(
+    delivery = Delivery(api, screen)
+    begun = delivery.begin(
         loaded,
         ephemeral=False,
         message=message,
@@ -104,6 +90,13 @@ def command(
         no_cache=no_cache,
         strategy=strategy or loaded.strategy,
     )
+    if detach:
+        if as_json:
+            print_json({"revision": begun["revision"], "app_name": name, "status": "Deploying", "app": begun["app"]})
+            return
+        screen.tick(f"Revision {begun['revision']} is being built; `fal apps list-rev {name}` shows how far it is.")
+        return
+    built = delivery.finish(loaded, begun)
     if as_json:
         named = {"revision": built.revision, "app_name": name, "status": "Deployed"}
         print_json({**named, "app": built.app, "auth": built.auth, "urls": dict(built.urls)})

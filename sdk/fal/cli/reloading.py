@@ -130,7 +130,7 @@ class Reloader:
         try:
             loaded = self._load_again()
             self._watch.also(loaded.bundle.paths.values())
-            built = self._delivery.send(loaded, ephemeral=True, reset_scale=True)
+            built = self._delivery.finish(loaded, self._delivery.begin(loaded, ephemeral=True, reset_scale=True))
         except Problem as problem:
             if not self._watch.stopping.is_set():
                 show_problem(problem)

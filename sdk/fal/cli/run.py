@@ -165,7 +165,7 @@ def _run(platform: Platform, loaded: Any, screen: Any, no_cache: bool, reloading
     delivery = Delivery(platform.api, screen)
     serving = False
     try:
-        built = delivery.send(loaded, ephemeral=True, no_cache=no_cache)
+        built = delivery.finish(loaded, delivery.begin(loaded, ephemeral=True, no_cache=no_cache))
         serving = True
         _show(built, loaded, screen)
         with RunnerWatch(platform.api, built.app, screen), reloading(loaded, delivery, screen):
