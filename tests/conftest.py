@@ -58,6 +58,25 @@ def pytest_configure() -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
+#: Files that take more than a minute for few tests, the longest first. Two that shoot at processes are not neighbours.
+LONGEST = (
+    "runner/test_pythons.py",
+    "mutations/test_guards.py",
+    "chaos/test_chaos.py",
+    "system/test_toolkit.py",
+    "examples/test_apps.py",
+    "chaos/test_link.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that none is begun when the others are done."""
+    folder = Path(__file__).parent
+    assert all((folder / name).exists() for name in LONGEST)
+    place = {folder / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 @pytest.fixture(scope="session")
 def shared_builds() -> Path:
     """Environments and uv's cache, built once for all platforms of a test run (and of later ones, if

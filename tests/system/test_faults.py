@@ -56,7 +56,7 @@ def test_callers_of_a_killed_gateway_are_cut_off_and_their_requests_end(own: Pla
         def call(_: int) -> int:
             try:
                 with own.client(timeout=60) as caller:
-                    return caller.post(path, json={"seconds": 0.1}).status_code
+                    return caller.post(path, json={"seconds": 1}).status_code
             except httpx.HTTPError:
                 return 0
 
