@@ -102,6 +102,11 @@ def there_and_back(codec: Codec, value: Any) -> Any:
     return codec.decode(codec.encode(value, "it"), "it")
 
 
+def written(value: Any) -> object:
+    """What tells a fold, a flag and a nested type apart where `==` does not; a set's order depends on the hash seed."""
+    return sorted(map(repr, value)) if isinstance(value, (set, frozenset)) else repr(value)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -145,7 +150,7 @@ def test_values_arrive_as_they_were(codec: Codec, value: Any) -> None:
     found = there_and_back(codec, value)
     assert found == value
     assert type(found) is type(value)
-    assert repr(found) == repr(value)
+    assert written(found) == written(value)
 
 
 def test_an_object_gets_its_data_back_without_being_made_again(codec: Codec) -> None:
