@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -51,7 +52,12 @@ def redis_url(redis_server: str) -> str:
 
 
 def pytest_configure() -> None:
-    """Before pytest-xdist starts its workers, which inherit the variable: all build into one folder."""
+    """Before pytest-xdist starts its workers, which inherit the variable: all build into one folder.
+
+    They inherit an ignored SIGINT as well, as a shell's background job has it, and programs that tests interrupt would.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "KEEPWARM_TEST_BUILDS" not in os.environ:
         folder = tempfile.mkdtemp(prefix="kwt-builds-")
         os.environ["KEEPWARM_TEST_BUILDS"] = folder

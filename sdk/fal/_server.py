@@ -49,8 +49,9 @@ class ControlApi:
             trust_env=not target.on_loopback or target.url.startswith("https:"),
             verify=trusted_roots(target.url),
         )
-        # Programs that use ``fal.api`` do not say when they are done with it.
-        weakref.finalize(self, self._http.close)
+        # Programs that use ``fal.api`` do not say when they are done with it. Not at the process' end: what removes a
+        # function's app then still needs the connection.
+        weakref.finalize(self, self._http.close).atexit = False
         self._owner: str | None = None
         #: The server's clock (unix seconds) at its last answer; None until it has told one.
         self.server_time: float | None = None

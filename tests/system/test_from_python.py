@@ -41,8 +41,13 @@ def test_run_waits_and_tells_what_the_app_refused(here: PlatformUnderTest, spoke
     with pytest.raises(httpx.HTTPStatusError, match="422: text: not that word") as refused:
         apps.run(spoken_to, {"text": "x"}, path="/refuse")
     assert refused.value.response.status_code == 422
-    with pytest.raises(httpx.HTTPStatusError, match=r"404.*spoken-to"):
-        apps.run("tester/spoken-two", {})
+
+    def unknown() -> str:
+        with pytest.raises(httpx.HTTPStatusError, match='404.*no app "tester/spoken-two"') as error:
+            apps.run("tester/spoken-two", {})
+        return str(error.value)
+
+    wait_until(lambda: 'Did you mean "tester/spoken-to"' in unknown(), "the gateway to list the new app")
 
 
 @pytest.mark.parametrize("app_id", ["tester/spoken-to", "tester-spoken-to", "spoken-to"])
