@@ -43,7 +43,7 @@ def test_run_waits_and_tells_what_the_app_refused(here: PlatformUnderTest, spoke
     assert refused.value.response.status_code == 422
 
     def unknown() -> str:
-        with pytest.raises(httpx.HTTPStatusError, match='404.*no app "tester/spoken-two"') as error:
+        with pytest.raises(httpx.HTTPStatusError, match=r'404.*no app "tester/spoken-two"') as error:
             apps.run("tester/spoken-two", {})
         return str(error.value)
 
