@@ -28,6 +28,7 @@ class ApiKeys:
             Route("/api/v1/keys", self.list, methods=["GET"]),
             Route("/api/v1/keys", self.create, methods=["POST"]),
             Route("/api/v1/keys/{key_id}", self.revoke, methods=["DELETE"]),
+            Route("/api/v1/keys/{owner}/{app}", self.revoke_of_app, methods=["DELETE"]),
         ]
 
     @describe(200, shapes.WhoAmI)
@@ -59,8 +60,15 @@ class ApiKeys:
     @describe(204, refusals=(404,))
     async def revoke(self, request: Request) -> Response:
         """The key stops working: here at once, in other gateways within seconds."""
+        return await self._revoke(request, request.path_params["key_id"])
+
+    @describe(204, refusals=(404,))
+    async def revoke_of_app(self, request: Request) -> Response:
+        """An app's own key stops working; its next worker gets another one."""
+        return await self._revoke(request, f"{request.path_params['owner']}/{request.path_params['app']}")
+
+    async def _revoke(self, request: Request, key_id: str) -> Response:
         caller = await self._control.caller(request, "keys")
-        key_id = request.path_params["key_id"]
         keys = await self._control.store.keys.list()
         if not any(key.key_id == key_id and key.owner == caller.owner for key in keys):
             raise Refusal(404, f'You have no key "{key_id[:80]}".')

@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from scheduler.store import Store
 from scheduler.store.records import AppRecord, AppSeen, RevisionRecord, RevisionState
 from scheduler.store.waiting import why_waiting
 
 from . import shapes, wire
 from .control import Control, answer
 from .errors import Refusal, bad_request
-from .operations import describe
+from .operations import Parameter, describe, switch
 from .specs import check_scaling, read_spec, validation_text
 from .workers import strategy_of
 
@@ -193,23 +194,36 @@ class Apps:
             raise Refusal(404, "Not known yet: it is read when a worker of this revision is ready for the first time.")
         return Response(revision.openapi, media_type="application/json")
 
-    @describe(200, shapes.QueueSize)
+    @describe(200, shapes.QueueSize, query=(switch("by_user", "Counted by the owner of the caller's key as well."),))
     async def queue_size(self, request: Request) -> Response:
         """How many requests wait."""
         app = await self._control.owned_alias(request)
-        return answer({"app": app.app, "size": await self._store.requests.queue_size(app.app)})
+        return answer({"app": app.app, **await waiting(self._store, app.app, request)})
 
-    @describe(200, shapes.QueueFlushed)
+    @describe(
+        200,
+        shapes.QueueFlushed,
+        query=(Parameter("caller_user_id", {"type": "string"}, "Only those of this owner of a key."),),
+    )
     async def queue_flush(self, request: Request) -> Response:
         """Every waiting request ends as cancelled."""
         app = await self._control.owned_alias(request)
-        return answer({"app": app.app, "flushed": await self._store.requests.flush_queue(app.app)})
+        caller = request.query_params.get("caller_user_id")
+        return answer({"app": app.app, "flushed": await self._store.requests.flush_queue(app.app, caller)})
 
     @describe(200, shapes.Items[shapes.Host])
     async def hosts(self, request: Request) -> Response:
         """The machines and what they offer."""
         await self._control.caller(request)
         return answer({"items": [wire.host(host) for host in await self._store.hosts.list()]})
+
+
+async def waiting(store: Store, app: str, request: Request) -> dict[str, Any]:
+    """The size of an app's queue, and how it is made up where ``?by_user=`` asks."""
+    if request.query_params.get("by_user") not in ("1", "true"):
+        return {"size": await store.requests.queue_size(app)}
+    by_user = await store.requests.queue_by_caller(app)
+    return {"size": sum(by_user.values()), "by_user": by_user}
 
 
 def _scaling(values: dict[str, Any]) -> ScalingSpec:

@@ -122,7 +122,7 @@ def _credentials(authorization: bytes) -> tuple[str, str]:
         raise unauthorized(f"The Authorization header cannot be read. {_HOW}") from None
     if scheme.lower() not in ("key", "bearer", "basic") or not colon or not key_id or not secret:
         raise unauthorized(f"The Authorization header is not of the form Key <id>:<secret>. {_HOW}")
-    if len(key_id) > 128 or len(secret) > 512:
+    if len(key_id) > 200 or len(secret) > 512:
         raise unauthorized(f"This API key is not valid: it is too long. {_HOW}")
     return key_id, secret
 

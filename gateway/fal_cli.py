@@ -18,6 +18,7 @@ from scheduler.store import keys
 from scheduler.store.records import LogEntry, WorkerRecord
 
 from . import wire
+from .apps import waiting
 from .auth import Right
 from .control import Control, answer
 from .errors import Refusal, bad_request
@@ -81,14 +82,13 @@ class FalCli:
     async def queue_size(self, request: Request) -> Response:
         """How many requests wait."""
         app = (await self._control.owned_alias(request)).app
-        return answer({"size": await self._store.requests.queue_size(app)})
+        return answer(await waiting(self._store, app, request))
 
     async def queue_flush(self, request: Request) -> Response:
-        """End all that wait."""
+        """End all that wait, or those of one caller."""
         app = (await self._control.owned_alias(request)).app
-        if request.query_params.get("caller_user_id"):
-            raise bad_request("Requests cannot be told apart by caller here; flush the queue without caller_user_id.")
-        return answer({"flushed": await self._store.requests.flush_queue(app)})
+        caller = request.query_params.get("caller_user_id")
+        return answer({"flushed": await self._store.requests.flush_queue(app, caller)})
 
     async def metrics(self, request: Request) -> Response:
         """GPUs that the owner's workers hold, by machine type."""

@@ -248,10 +248,11 @@ class RevisionChoice(TypedDict):
 
 
 class QueueSize(TypedDict):
-    """How many requests of an app wait."""
+    """How many requests of an app wait; with ``by_user``, how many of each owner of a key."""
 
     app: str
     size: int
+    by_user: NotRequired[dict[str, int]]
 
 
 class QueueFlushed(TypedDict):

@@ -26,6 +26,7 @@ class Assignment:
         home_dir: the persistent folder that apps share, which they see as ``/data``; caches and HOME lie in it.
         sdk_dir: folder that holds ``fal``.
         passed_environ: what the operator passes on to runners, by name and value.
+        platform_environ: variables by which the app finds the platform that runs it.
         storage_hosts: the platform's own addresses, which downloads may reach though they are private.
         stages: what has been measured so far, by stage name.
         files: where users' files are kept, by variable; empty: in the data folder.
@@ -70,6 +71,7 @@ class Assignment:
     retry_config: dict[str, int] = field(default_factory=dict)
     passed_environ: dict[str, str] = field(default_factory=dict)
     storage_hosts: tuple[str, ...] = ()
+    platform_environ: dict[str, str] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     ping_seconds: float = 8.0
     health_check: HealthCheckSpec | None = None

@@ -6,7 +6,6 @@ Whatever starts supervisors uses this: the host agent today. Leaves building env
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fal._platform import client_environ, read_record
 from fal._spec import AppSpec, HealthCheckSpec
 
 from envbuilder import BuildSettings, Environment, EnvironmentGone, find, hold
@@ -64,17 +64,20 @@ async def prepare(
         bundle = await asyncio.to_thread(store.bundles.materialise, revision.bundle_hash, revision.files)
     except (OSError, ValueError, KeyError, StoreFull) as error:
         raise CannotStart(f"the files of revision {worker.revision} cannot be laid out: {error}") from error
-    secrets, alias = await asyncio.gather(_secrets(store, revision), store.apps.get(worker.app))
+    secrets, alias = await asyncio.gather(_secrets(store, revision, settings), store.apps.get(worker.app))
     scaling = alias.scaling if alias is not None else revision.spec.scaling
     made = _assignment(worker, revision, environment, bundle, settings, began)
     return replace(made, secrets=secrets, request_timeout=scaling.request_timeout)
 
 
-async def _secrets(store: Store, revision: RevisionRecord) -> dict[str, str]:
-    """As they are now: a worker that starts later may get others."""
+async def _secrets(store: Store, revision: RevisionRecord, settings: AgentSettings) -> dict[str, str]:
+    """As they are now: a worker that starts later may get others. With a key of the app's own, unless one is given."""
     owner = revision.app.partition("/")[0]
     try:
-        return await store.secrets.values(owner, revision.spec.env, revision.spec.secrets)
+        values = await store.secrets.values(owner, revision.spec.env, revision.spec.secrets)
+        if "FAL_KEY" not in values and "FAL_KEY" not in settings.passed_environ:
+            values |= {"FAL_KEY": key} if (key := await store.keys.of_app(revision.app)) else {}
+        return values
     except (OSError, ValueError) as error:
         raise CannotStart(str(error)) from error
 
@@ -115,6 +118,7 @@ def _assignment(
         retry_config=dict(spec.retry_config),
         passed_environ=dict(settings.passed_environ),
         storage_hosts=storage_hosts(settings),
+        platform_environ=platform_environ(settings),
         stages={"environment": time.monotonic() - began},
         ping_seconds=settings.ping_seconds,
         health_check=_health_check(spec),
@@ -142,13 +146,21 @@ def _health_check(spec: AppSpec) -> HealthCheckSpec | None:
     return replace(check, start_period_seconds=max(check.start_period_seconds, spec.startup_timeout))
 
 
+def platform_environ(settings: AgentSettings) -> dict[str, str]:
+    """The variables by which an app calls the platform that runs it; empty where no address is known.
+
+    Never the address that a caller's Host header says: the app's own key goes where these point.
+    """
+    record = read_record(settings.data_dir)
+    if settings.public_url is not None:
+        return client_environ(settings.public_url, record.ca_bundle if record is not None else None)
+    return client_environ(record.url, record.ca_bundle) if record is not None else {}
+
+
 def storage_hosts(settings: AgentSettings) -> tuple[str, ...]:
     """``host[:port]`` values under which the platform serves its own files."""
-    urls = [settings.public_url or ""]
-    try:
-        urls.append(str(json.loads((settings.data_dir / "platform.json").read_bytes())["url"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # written once the platform answers; absent where services run one by one
+    record = read_record(settings.data_dir)
+    urls = [settings.public_url or "", record.url if record is not None else ""]
     hosts: dict[str, None] = {}
     for parts in (urlsplit(url) for url in urls if url):
         names = _LOOPBACK if parts.hostname in ("127.0.0.1", "localhost", "::1") else (parts.hostname or "",)

@@ -81,6 +81,7 @@ def runner_environ(assignment: Assignment, app_data: str | None = None) -> dict[
         "FAL_MACHINE_TYPE": assignment.machine_type,
         "FAL_DATA_DIR": str(home),
     }
+    environ |= {name: value for name, value in assignment.platform_environ.items() if name not in given}
     return environ
 
 

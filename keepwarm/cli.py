@@ -163,17 +163,15 @@ def _machine_types_of(ref: str) -> tuple[str, ...]:
 @_data_option
 def env(data: Path | None) -> None:
     """Print what a shell must export to reach the running platform: eval "$(keepwarm env | sed 's/^/export /')"."""
+    from fal._platform import client_environ
+
     folder = _folder(data)
     record = _running(folder)
-    click.echo(f"KEEPWARM_URL={record.url}")
+    variables = client_environ(record.url, record.ca_bundle)
     if key := state.read_admin_key(folder):
-        click.echo(f"FAL_KEY={key}")
-    scheme, _, address = record.url.partition("://")
-    if scheme == "https":  # the official Python client speaks nothing else
-        click.echo(f"FAL_RUN_HOST={address}/run")
-        click.echo(f"FAL_QUEUE_RUN_HOST={address}/queue")
-    if record.ca_bundle:
-        click.echo(f"SSL_CERT_FILE={record.ca_bundle}")
+        variables["FAL_KEY"] = key
+    for name, value in variables.items():
+        click.echo(f"{name}={value}")
 
 
 @main.command()

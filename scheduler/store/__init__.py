@@ -132,7 +132,7 @@ class Store:
         self.commands = Commands(redis)
         self.logs = Logs(redis)
         self.environments = Environments(redis, subscriber)
-        self.keys = ApiKeys(redis)
+        self.keys = ApiKeys(redis, data_dir)
         self.values = Values(redis)
         self.secrets = Secrets(redis, data_dir)
         self.named_environments = NamedEnvironments(redis)

@@ -1,4 +1,8 @@
-"""API keys: ``id:secret``, of which only a digest of the secret is stored."""
+"""API keys: ``id:secret``, of which only a digest of the secret is stored.
+
+An app's own key has the app as its id. Its secret is made of a stored salt and the data folder's sealing key, so that
+every host finds the same one and Redis alone tells none.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,55 @@ import hashlib
 import hmac
 import secrets
 import uuid
+from pathlib import Path
 
 from fal._spec import KeyScope
 
-from . import keys
+from . import keys, signing
 from .connection import Redis
 from .records import ApiKeyRecord
+from .scripts import SCRIPTS
 
 
 class ApiKeys:
     """Verbs on API keys."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, data_dir: Path) -> None:
         self._redis = redis
+        self._data_dir = data_dir
 
     async def create(self, owner: str, name: str, scope: KeyScope = "FULL") -> tuple[ApiKeyRecord, str]:
         """A new key and its secret (256 random bits), which is shown this once."""
         secret = secrets.token_hex(32)
         return await self.put(str(uuid.uuid4()), secret, owner, name, scope), secret
+
+    async def of_app(self, app: str) -> str | None:
+        """``id:secret`` of the app's own key, with which it may call its owner's apps; made on the first call.
+
+        It stays the same until it is revoked, then a new one is made, and ends with the app. None for an app that is
+        gone.
+
+        Raises:
+            OSError, ValueError: the sealing key cannot be read. StoreUnavailable.
+        """
+        salt = secrets.token_hex(16)
+        owner = app.partition("/")[0]
+        reply = await SCRIPTS["issue_app_key"](
+            self._redis,
+            app,
+            owner=owner,
+            name=f"of the app {app}",
+            salt=salt,
+            digest=_digest(self._app_secret(app, salt)),
+        )
+        if reply is None:
+            return None
+        await self._redis.command("SADD", keys.api_keys(), app)
+        return f"{app}:{self._app_secret(app, reply.decode())}"
+
+    def _app_secret(self, app: str, salt: str) -> str:
+        sealing = signing.sealing_key(self._data_dir)
+        return hmac.new(sealing, f"key of the app {app} {salt}".encode(), hashlib.sha256).hexdigest()
 
     async def put(self, key_id: str, secret: str, owner: str, name: str, scope: KeyScope = "FULL") -> ApiKeyRecord:
         """Stores a key whose id and secret are known already, such as the one in a file of the operator."""

@@ -348,9 +348,9 @@ def builds() -> str:
 
 
 def api_key(key_id: str) -> str:
-    """An API key: owner, name, scope, digest of the secret.
+    """An API key: owner, name, scope, digest of the secret. An app's own has the app as its id, and a salt.
 
-    Hash; TTL: none, because a key is valid until it is revoked; api keys.
+    Hash; TTL: none, because a key is valid until it is revoked, an app's own until the app goes; api keys.
     """
     return f"kw:key:{{{key_id}}}"
 

@@ -14,6 +14,8 @@ import orjson
 from .blobs import BlobStore
 from .records import Outcome, Submission
 
+#: Who calls without a key.
+ANONYMOUS = "anonymous"
 #: Largest body kept inside Redis, in bytes.
 INLINE_BYTES = 256 * 1024
 
@@ -85,6 +87,12 @@ def retries_of(call: bytes) -> dict[str, int] | None:
     """The caller's own wishes about retries in a packed call."""
     retries: dict[str, int] | None = msgpack.unpackb(call)[6]
     return retries
+
+
+def caller_of(call: bytes) -> str:
+    """The owner of the key that a packed call was made with, ``ANONYMOUS`` where it needed none."""
+    headers = msgpack.unpackb(call)[3]
+    return next((value for name, value in headers if name == "x-fal-caller-user-id"), ANONYMOUS)
 
 
 def call_for(call: bytes, request_id: str, body_ref: str | None) -> bytes:

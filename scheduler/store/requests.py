@@ -9,6 +9,8 @@ import asyncio
 import hashlib
 import re
 import uuid
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from . import keys
@@ -20,6 +22,7 @@ from .outcomes import (
     POISONED,
     app_deleted,
     body_ref_of,
+    caller_of,
     cancelled,
     pack_call,
     pack_outcome,
@@ -36,6 +39,7 @@ Retried = Literal["requeued", "failed", "superseded", "alive"]
 
 _SUBMIT = SCRIPTS["submit"]
 _BATCH = 200
+_PAGE = 500
 #: Bytes of a runner's last words that a dead letter keeps.
 _MOST_WORDS = 16 * 1024
 _WORD = re.compile(r"[A-Za-z0-9_.:-]{1,200}\Z")
@@ -214,15 +218,17 @@ class Requests:
         """Ends every waiting request of the app, or those of one mode; returns how many."""
         return await self._end_waiting(app, RequestState.ERROR, outcome, mode)
 
-    async def flush_queue(self, app: str) -> int:
-        """Cancels every waiting request of the app; returns how many."""
-        return await self._end_waiting(app, RequestState.CANCELLED, cancelled(), None)
+    async def flush_queue(self, app: str, caller: str | None = None) -> int:
+        """Cancels every waiting request of the app, or of one of its callers; returns how many."""
+        return await self._end_waiting(app, RequestState.CANCELLED, cancelled(), None, caller)
 
     async def fail_deleted(self, app: str) -> int:
         """Ends every waiting request of an app that was deleted; returns how many."""
         return await self._end_waiting(app, RequestState.ERROR, app_deleted(), None)
 
-    async def _end_waiting(self, app: str, state: RequestState, outcome: Outcome, mode: Mode | None) -> int:
+    async def _end_waiting(
+        self, app: str, state: RequestState, outcome: Outcome, mode: Mode | None, caller: str | None = None
+    ) -> int:
         total, ended = 0, _BATCH
         while ended == _BATCH:
             ended = await SCRIPTS["fail_waiting"](
@@ -232,6 +238,7 @@ class Requests:
                 result=pack_outcome(outcome),
                 error_type=outcome.error_type or "",
                 mode=mode or "",
+                caller=caller or "",
                 limit=_BATCH,
                 retention_ms=self.retention_ms,
             )
@@ -340,6 +347,28 @@ class Requests:
         """Waiting requests of the app, those in back-off included."""
         size: int = await SCRIPTS["queue_size"](self._redis, app)
         return size
+
+    async def queue_by_caller(self, app: str) -> dict[str, int]:
+        """Waiting requests of the app by the owner of their key, those with most first.
+
+        Read in pages, so that a long queue keeps nobody waiting: what moves meanwhile may be counted or not.
+        """
+        counts: Counter[str] = Counter()
+        delayed = await self._redis.command("ZRANGE", keys.delayed(app), 0, -1)
+        for start in range(0, len(delayed), _PAGE):
+            await self._count_callers(app, delayed[start : start + _PAGE], counts)
+        for queue in (keys.queue_normal(app), keys.queue_low(app)):
+            after = "-"
+            while entries := await self._redis.command("XRANGE", queue, after, "+", "COUNT", _PAGE):
+                after = f"({entries[-1][0].decode()}"
+                await self._count_callers(app, [fields[1] for _, fields in entries], counts)
+        return dict(counts.most_common())
+
+    async def _count_callers(self, app: str, ids: Sequence[bytes], counts: Counter[str]) -> None:
+        calls = await asyncio.gather(
+            *(self._redis.command("HMGET", keys.request(app, each.decode()), "status", "call") for each in ids)
+        )
+        counts.update(caller_of(call) for status, call in calls if status == b"IN_QUEUE")
 
     async def append_output(self, claim: Claimed, kind: PieceKind, data: bytes) -> int:
         """Stores one piece of a streamed answer, or of what a connection's app sends, and tells the gateway; one piece

@@ -11,7 +11,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from fal._upload_policy import UploadPolicy
 
 
 class RequestContext:
@@ -49,6 +52,18 @@ class RequestContext:
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
+
+    @property
+    def upload_policy(self) -> UploadPolicy | None:
+        """The caller's own bucket for this request's files (``x-app-fal-upload-policy``), if it named one.
+
+        Raises:
+            UploadPolicyInputError: the header is none; requests with such a one do not reach the app.
+        """
+        from fal._upload_policy import HEADER, parse
+
+        text = self.headers.get(HEADER)
+        return None if text is None else parse(text)
 
     def __repr__(self) -> str:
         return f"RequestContext(request_id={self.request_id!r}, endpoint={self.endpoint!r})"

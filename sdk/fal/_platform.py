@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fal._config import Config, Target, credentials, server_url
-from fal._context import current_request
 from fal._problem import Problem
 from fal._spec import CPU_MACHINE_TYPES
 
@@ -69,6 +68,18 @@ class Record:
     ca_bundle: str | None = None
 
 
+def client_environ(url: str, ca_bundle: str | None) -> dict[str, str]:
+    """The variables by which the ``fal`` command, our helpers and the official Python client find the platform at
+    ``url``; a key is not among them."""
+    environ = {"KEEPWARM_URL": url}
+    scheme, _, address = url.partition("://")
+    if scheme == "https":  # the official Python client speaks nothing else
+        environ |= {"FAL_RUN_HOST": f"{address}/run", "FAL_QUEUE_RUN_HOST": f"{address}/queue"}
+    if ca_bundle:
+        environ["SSL_CERT_FILE"] = ca_bundle
+    return environ
+
+
 def read_record(folder: Path) -> Record | None:
     """The platform that last ran on a data folder, or None; it may have died since."""
     try:
@@ -104,12 +115,12 @@ def running_platform(environ: Mapping[str, str] | None = None) -> Target | None:
 
 
 def find_server(environ: Mapping[str, str] | None = None) -> Target:
-    """The configured server, else the one that runs this app, else the one running on this machine.
+    """The configured server (for an app, its host says ``KEEPWARM_URL``), else the one running on this machine.
 
     Raises:
         Problem: there is none.
     """
-    target = configured_server(environ) or _around(environ) or running_platform(environ)
+    target = configured_server(environ) or running_platform(environ)
     if target is None:
         raise Problem(
             "No platform to talk to.",
@@ -117,14 +128,6 @@ def find_server(environ: Mapping[str, str] | None = None) -> Target:
             next_step="start one with `keepwarm up` (it stays in the foreground), or set KEEPWARM_URL.",
         )
     return target
-
-
-def _around(environ: Mapping[str, str] | None) -> Target | None:
-    """The platform whose request this code answers; None anywhere but in an app."""
-    request = current_request()
-    if request is None or not request.base_url:
-        return None
-    return Target(request.base_url.rstrip("/"), credentials(environ), "the request that this app answers")
 
 
 def server_for(host: str | None, key: str | None, profile: str | None) -> Target:

@@ -208,7 +208,11 @@ class ControlServer:
         return JSONResponse({"items": [key]})
 
     async def _queue(self, request: Request) -> Response:
-        count = {"size": 7} if request.method == "GET" else {"flushed": 7}
+        count: dict[str, Any] = {"size": 7} if request.method == "GET" else {"flushed": 7}
+        if request.query_params.get("by_user"):
+            count |= {"by_user": {"tester": 4, "friend": 3}}
+        if request.query_params.get("caller_user_id") == "friend":
+            count = {"flushed": 3}
         return JSONResponse({"app": _name(request), **count})
 
     async def _submit(self, request: Request) -> Response:

@@ -146,7 +146,10 @@ def test_every_command_that_answers_can_answer_in_json() -> None:
 
 def test_queue(fal: Fal) -> None:
     assert fal("queue", "size", "hello").stdout == "7\n"
+    by_user = fal("queue", "size", "hello", "--by-user").stdout.split()
+    assert by_user == ["USER", "WAITING", "tester", "4", "friend", "3"]
     assert "Dropped 7 waiting requests of tester/hello" in fal("queue", "flush", "hello").stdout
+    assert "Dropped 3 waiting requests" in fal("queue", "flush", "hello", "--caller-user-id", "friend").stdout
 
 
 def test_keys(fal: Fal, control: ControlServer) -> None:

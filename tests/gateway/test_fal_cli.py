@@ -48,7 +48,8 @@ def test_queue_size_and_flush(gateway: RunningGateway) -> None:
         for _ in range(3):
             client.post(f"/queue/{app}", json={})
         assert client.get(at).json() == {"size": 3}
-        assert client.delete(at, params={"caller_user_id": "x"}).status_code == 400
+        assert client.get(at, params={"by_user": "true"}).json() == {"size": 3, "by_user": {"tester": 3}}
+        assert client.delete(at, params={"caller_user_id": "x"}).json() == {"flushed": 0}
         assert client.delete(at).status_code == 200
         assert client.get(at).json() == {"size": 0}
         missing = client.get("/rest/applications/tester/nobody/queue")

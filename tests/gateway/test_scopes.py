@@ -18,6 +18,7 @@ OTHERWISE = {
     ("/rest/users/current", "GET"): {"call", "read", "manage", "keys"},
     ("/api/v1/keys", "POST"): {"keys"},
     ("/api/v1/keys/{key_id}", "DELETE"): {"keys"},
+    ("/api/v1/keys/{owner}/{app}", "DELETE"): {"keys"},
     ("/rest/tokens", "POST"): {"call"},
     ("/rest/tokens/realtime", "POST"): {"call"},
     ("/rest/storage/auth/token", "POST"): {"call", "manage"},

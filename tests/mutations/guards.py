@@ -172,6 +172,7 @@ _CANCEL = (
     Guard("fail_queued", "asked twice, it answers the same", "r.ended_by == 'fail_queued' and 1 or 0", "0"),
     Guard("fail_waiting", "what runs may end", "r.status == 'IN_QUEUE' and ", ""),
     Guard("fail_waiting", "only the mode asked for", "(mode == '' or r.mode == mode)", "true"),
+    Guard("fail_waiting", "only the caller asked for", "(caller == '' or is_from(id))", "true"),
 )
 _CLAIM = (
     Guard("claim", "a worker told to stop gets nothing", "local why = unfit(seen)", "local why"),

@@ -163,6 +163,23 @@ async def test_what_runs_may_end_when_everything_waiting_is_ended(redis_url: str
         assert await inbox.finish(claim, OK, claim_next=False)
 
 
+async def test_one_callers_waiting_requests_are_counted_and_ended(redis_url: str, tmp_path: Path) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        inbox = await s.worker("w1")
+        hers = (("accept", "*/*"), ("x-fal-caller-user-id", "her"))
+        running = await s.claimed(inbox, headers=hers)
+        await s.lose(await s.claimed(await s.worker("w2"), headers=hers), delay_ms=60_000)
+        for n in range(700):
+            await s.submit(headers=hers if n % 2 else (), priority="low" if n % 3 else "normal")
+        assert list((await s.requests.queue_by_caller(APP)).items()) == [("her", 351), ("anonymous", 350)]
+        assert await s.requests.flush_queue(APP, "nobody") == 0
+        assert await s.requests.flush_queue(APP, "her") == 351
+        assert await s.requests.queue_by_caller(APP) == {"anonymous": 350}
+        assert await s.requests.flush_queue(APP, "anonymous") == 350
+        assert await s.requests.queue_size(APP) == 0
+        assert await s.requests.state(APP, running.request_id) is RequestState.IN_PROGRESS
+
+
 async def test_an_entry_that_is_not_the_requests_own_is_passed_over(redis_url: str, tmp_path: Path) -> None:
     """Left over from before a retry or a restore: only the entry that the record names counts."""
     async with scene(redis_url, tmp_path) as s:

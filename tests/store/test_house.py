@@ -106,6 +106,7 @@ async def use_the_platform(store: Store) -> None:
     await store.hosts.report(HostRecord("box", ("XS",), (), False, 2, 4096))
     await store.services.announce("scheduler", "box")
     await store.keys.create("alice", "laptop")
+    await store.keys.of_app(APP)
     await store.values.set("alice", "scores", "best", b"1", 60)
     command_id = await store.commands.submit(APP, "w2", Command(("true",)))
     await store.commands.say(APP, "w2", command_id, "bytes", b"piece")

@@ -212,6 +212,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     "place": (nothing, placed),
     "point": (nothing, lambda s: s.store.apps.point(APP, "r2", auth=None, scaling=None, ephemeral=False)),
     "promote": (put_off, lambda s: s.requests.promote(APP, s.epoch)),
+    "issue_app_key": (nothing, lambda s: s.store.keys.of_app(APP)),
     "put_environment": (
         nothing,
         lambda s: s.store.environments.put(EnvironmentRecord("environment-1", EnvironmentState.BUILDING)),
@@ -286,7 +287,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return re.sub(r"\b1\d{12}(-\d+)?\b", "<time>", re.sub(r"\b[0-9a-f]{32}\b", "<token>", text))
+    return re.sub(r"\b1\d{12}(-\d+)?\b", "<time>", re.sub(r"\b([0-9a-f]{32}|[0-9a-f]{64})\b", "<token>", text))
 
 
 def test_every_script_has_a_case() -> None:

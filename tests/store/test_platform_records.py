@@ -140,6 +140,33 @@ async def test_api_keys(redis_url: str, tmp_path: Path) -> None:
         assert not await s.store.keys.revoke("unknown")
 
 
+async def test_an_app_has_one_key_of_its_own_until_it_is_revoked_or_the_app_goes(
+    redis_url: str, tmp_path: Path
+) -> None:
+    async with scene(redis_url, tmp_path) as s:
+        first, second = await asyncio.gather(s.store.keys.of_app(APP), s.store.keys.of_app(APP))
+        assert first is not None
+        assert second == first, "two hosts start its workers at the same moment"
+        key_id, _, secret = first.partition(":")
+        record = await s.store.keys.verify(key_id, secret)
+        assert record is not None
+        assert (record.key_id, record.owner, record.scope) == (APP, APP.partition("/")[0], "API")
+        assert secret.encode() not in await s.redis("HGETALL", keys.api_key(key_id))
+
+        await s.store.keys.revoke(key_id)
+        assert await s.store.keys.verify(key_id, secret) is None
+        renewed = await s.store.keys.of_app(APP)
+        assert renewed is not None
+        assert renewed != first
+        assert await s.store.keys.verify(key_id, renewed.partition(":")[2]) is not None
+        assert await s.store.keys.verify(key_id, secret) is None
+
+        await s.store.apps.delete(APP)
+        assert await s.store.keys.list() == []
+        assert await s.store.keys.verify(key_id, renewed.partition(":")[2]) is None
+        assert await s.store.keys.of_app(APP) is None, "a worker that starts while its app goes"
+
+
 async def test_one_leads_at_a_time_and_each_has_its_own_epoch(redis_url: str, tmp_path: Path) -> None:
     async with scene(redis_url, tmp_path) as s:
         leader = s.store.leader

@@ -156,8 +156,14 @@ FILES_STREAMS_CANCELS: Rows = {
     "cancel with a route": (f"{ENDPOINTS}::test_a_cancel_reaches_the_apps_own_route",),
     "cancel without a route": (f"{ENDPOINTS}::test_code_without_a_cancel_route_goes_on_to_its_end",),
     "direct caller hangs up": (f"{ENDPOINTS}::test_a_caller_who_hangs_up_is_noticed",),
-    "request headers": (f"{ENDPOINTS}::test_request_headers_and_variables",),
-    "variables": (f"{ENDPOINTS}::test_request_headers_and_variables",),
+    "request headers": (
+        f"{ENDPOINTS}::test_request_headers_and_variables",
+        f"{TOOLKIT}::test_a_bucket_that_the_caller_names_is_checked",
+    ),
+    "variables": (
+        f"{ENDPOINTS}::test_request_headers_and_variables",
+        f"{PYTHON}::test_an_apps_key_is_its_own_and_goes_with_it",
+    ),
 }
 
 FUNCTIONS_AND_CLIENTS: Rows = {

@@ -189,6 +189,8 @@ def test_queue_size_and_flush(platform: PlatformUnderTest, url: str) -> None:
             return platform.fal("queue", "size", APP).stdout.strip() == "2"
 
         wait_until(waiting, "two to wait behind one", timeout=30)
+        assert platform.fal("queue", "size", APP, "--by-user").stdout.split() == ["USER", "WAITING", "anonymous", "2"]
+        assert "Dropped 0 waiting" in platform.fal("queue", "flush", APP, "--caller-user-id", "tester", "--yes").stdout
         assert "Dropped 2 waiting requests" in platform.fal("queue", "flush", APP, "--yes").stdout
         client.put(made[0]["cancel_url"])
         assert client.get(made[2]["response_url"]).json()["error_type"] == "client_cancelled"

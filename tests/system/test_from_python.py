@@ -107,12 +107,32 @@ def test_a_realtime_session(here: PlatformUnderTest, spoken_to: str) -> None:
 
 
 def test_an_app_calls_another_one(here: PlatformUnderTest, spoken_to: str) -> None:
+    """Once an app called the platform at the address in its caller's Host header, with its key: anybody could have
+    read the key on a server of his own."""
+    url = here.deploy(APPS, "Asking")
+    for headers in ({}, {"host": "127.0.0.1:9"}):
+        answer = httpx.post(url, json={"text": "well"}, headers=headers, trust_env=False, timeout=60)
+        assert (answer.status_code, answer.json()) == (200, {"heard": {"said": "well"}}), answer.text
+
+
+def test_an_apps_key_is_its_own_and_goes_with_it(here: PlatformUnderTest) -> None:
+    url = here.deploy(APPS, "Asking", "--app-name", "going")
+
+    def key_id() -> str:
+        return str(httpx.post(f"{url}/whose", trust_env=False, timeout=60).json()["key_id"])
+
     client = SyncServerlessClient()
-    client.environments.create("asking")
-    client.secrets.set("FAL_KEY", here.key, "asking")
-    url = here.deploy(APPS, "Asking", "--env", "asking")
-    answer = httpx.post(url, json={"text": "well"}, trust_env=False, timeout=60)
-    assert (answer.status_code, answer.json()) == (200, {"heard": {"said": "well"}}), answer.text
+    assert key_id() == "tester/going"
+    assert [key.scope for key in client.keys.list() if key.key_id == "tester/going"] == ["API"]
+    client.keys.revoke("tester/going")
+    client.secrets.set("FAL_KEY", here.key)
+    client.apps.rollout("going")
+    wait_until(lambda: key_id() == here.key.partition(":")[0], "runners with the key that its owner gives")
+    client.secrets.unset("FAL_KEY")
+    client.apps.rollout("going")
+    wait_until(lambda: key_id() == "tester/going", "runners with a new key of the app's own")
+    here.fal("apps", "delete", "going", "--yes")
+    assert "tester/going" not in [key.key_id for key in client.keys.list()]
 
 
 def test_the_client_lists_scales_and_rolls_out_apps(here: PlatformUnderTest, spoken_to: str) -> None:

@@ -49,6 +49,19 @@ def test_files_of_an_answer_can_be_fetched_and_sent_back(keeper: str, platform: 
     assert (platform.data / "data" / "copies" / "notes.txt").read_text() == "a note"
 
 
+@pytest.mark.parametrize(
+    ("policy", "status", "said"),
+    [
+        ("{}", 422, 'Invalid x-app-fal-upload-policy: "url"'),
+        ('{"url": "https://127.0.0.1:9/", "fields": {"key": "${filename}"}}', 424, "not a public address"),
+    ],
+)
+def test_a_bucket_that_the_caller_names_is_checked(keeper: str, policy: str, status: int, said: str) -> None:
+    headers = {"x-app-fal-upload-policy": policy}
+    answer = httpx.post(keeper, json={}, headers=headers, trust_env=False, timeout=60)
+    assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.text
+
+
 def test_a_reserved_url_leads_nowhere_until_it_is_filled(keeper: str) -> None:
     later = post(keeper)["later"]
     assert later.endswith("/later.txt")

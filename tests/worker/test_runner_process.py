@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -95,7 +96,8 @@ def test_downloads_may_reach_the_platform_by_every_name_of_loopback(tmp_path: Pa
     )
     assert storage_hosts(settings) == ("models.example.org",)
 
-    (tmp_path / "platform.json").write_text('{"url": "http://127.0.0.1:8000"}')
+    running = {"url": "http://127.0.0.1:8000", "pid": 1, "owner": "tester"}
+    (tmp_path / "platform.json").write_text(json.dumps(running))
     assert storage_hosts(settings) == ("models.example.org", "127.0.0.1:8000", "localhost:8000", "[::1]:8000")
 
 

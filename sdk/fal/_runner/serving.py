@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from fal import _upload_policy as upload_policy
 from fal._context import RequestContext, set_current_request
 from fal._plain_routes import Ended, PlainRoute
 from fal._runner.channel import Channel
@@ -274,7 +275,10 @@ class Serving:
         exchange.started = True
         set_current_request(RequestContext(request.id, request.path, request.headers, request.base_url))
         try:
-            if not exchange.cancelled:
+            over_socket = isinstance(exchange, SocketExchange)
+            if (why := upload_policy.refusal(request.headers, over_socket)) is not None:
+                exchange.answer_error(422, why)
+            elif not exchange.cancelled:
                 if isinstance(exchange, SocketExchange):
                     await self._connect(exchange)
                 else:

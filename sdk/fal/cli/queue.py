@@ -25,34 +25,41 @@ command.add_command(webhooks.command)
 
 @command.command("size")
 @click.argument("app")
+@click.option("--by-user", is_flag=True, help="Count them by the owner of their caller's key.")
 @json_option
-def size(app: str, as_json: bool) -> None:
+def size(app: str, by_user: bool, as_json: bool) -> None:
     """Print how many requests of APP wait for a runner."""
     from fal.cli.console import Screen, print_json
 
     api = control_api()
-    answer = api.json("GET", f"/api/v1/queue/{quote(api.app_id(app))}")
+    answer = api.json("GET", f"/api/v1/queue/{quote(api.app_id(app))}", params={"by_user": "true"} if by_user else None)
     if as_json:
         print_json(answer)
         return
-    Screen().exact(str(answer.get("size", answer.get("queue_size", 0))))
+    if by_user:
+        Screen().table(("USER", "WAITING"), answer["by_user"].items(), empty="No request waits.")
+        return
+    Screen().exact(str(answer["size"]))
 
 
 @command.command("flush")
 @click.argument("app")
+@click.option("--caller-user-id", metavar="OWNER", help="Only those whose caller's key is this owner's.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
-def flush(app: str, yes: bool, as_json: bool) -> None:
+def flush(app: str, caller_user_id: str | None, yes: bool, as_json: bool) -> None:
     """Drop every waiting request of APP; running ones are left alone."""
     from fal.cli.console import Screen, print_json
 
     api = control_api()
     name = api.app_id(app)
     if not yes and sys.stdin.isatty():
-        click.confirm(f"Drop all waiting requests of {name}?", abort=True)
-    answer = api.json("DELETE", f"/api/v1/queue/{quote(name)}") or {}
+        whose = f" by {caller_user_id}" if caller_user_id else ""
+        click.confirm(f"Drop all waiting requests of {name}{whose}?", abort=True)
+    params = {"caller_user_id": caller_user_id} if caller_user_id else None
+    answer = api.json("DELETE", f"/api/v1/queue/{quote(name)}", params=params)
     if as_json:
         print_json(answer)
         return
-    count = next((value for value in answer.values() if isinstance(value, int)), None)
-    Screen().tick(f"Dropped {'all' if count is None else count} waiting request{'s' * (count != 1)} of {name}")
+    count = answer["flushed"]
+    Screen().tick(f"Dropped {count} waiting request{'s' * (count != 1)} of {name}")

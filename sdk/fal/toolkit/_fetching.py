@@ -34,7 +34,9 @@ class _Pinned(http.client.HTTPConnection):
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class _PinnedTLS(_Pinned):
+class PinnedTLS(_Pinned):
+    """The same over TLS, for the name that was asked for."""
+
     def connect(self) -> None:
         super().connect()
         self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
@@ -110,7 +112,7 @@ def _get(
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    kind = _PinnedTLS if parts.scheme == "https" else _Pinned
+    kind = PinnedTLS if parts.scheme == "https" else _Pinned
     connection = kind(host, port, address_of(host, port), timeout)
     target = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
     try:

@@ -1,5 +1,6 @@
 """An app that the Python helpers call in every way that they know."""
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -47,8 +48,11 @@ class Asking(fal.App, keep_alive=120, max_concurrency=1):
 
     machine_type = "XS"
     requirements = ["httpx"]
-    secrets = ["FAL_KEY"]
 
     @fal.endpoint("/")
     def ask(self, request: Input) -> dict[str, object]:
         return {"heard": fal.apps.run("tester/spoken-to", {"text": request.text})}
+
+    @fal.endpoint("/whose")
+    def whose(self) -> dict[str, str]:
+        return {"key_id": os.environ["FAL_KEY"].partition(":")[0]}

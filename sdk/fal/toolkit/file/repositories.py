@@ -1,5 +1,5 @@
 """Where the bytes of a File go: the platform's store inside a runner, a data URI anywhere else, or a place of the
-app's own; and what happens when the first choice fails.
+app's own; and what happens when the first choice fails. A caller's upload policy goes before all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fal._context import runner
+from fal._upload_policy import UploadPolicyInputError
 from fal.toolkit.exceptions import FileUploadException
+from fal.toolkit.file import policy_uploads
 from fal.toolkit.file.types import DEFAULT_TYPE, FileData, FileRepository, PendingFile
 
 #: Names that existing code uses for remote stores; here they all mean the platform's own.
@@ -155,6 +157,10 @@ def _first(
         fallbacks: list[Repository] = []
     else:
         fallbacks = [fallback] if isinstance(fallback, str) or not isinstance(fallback, Sequence) else [*fallback]
+    if (policy := policy_uploads.asked_for()) is not None:
+        if not isinstance(repository, str) or repository not in PLATFORM_NAMES:
+            raise UploadPolicyInputError(f"this app keeps {file_name} in a place of its own ({_name_of(repository)}).")
+        return attempt(policy_uploads.PolicyRepository(policy), {})
     tried: list[str] = []
     for target in [repository, *fallbacks]:
         store = repository_called(target)
@@ -162,5 +168,9 @@ def _first(
             return attempt(store, (fallback_options if tried else options) or {})
         except Exception as error:  # noqa: BLE001 - a user's own store may raise anything; the next one gets its chance
             said = str(error) or type(error).__name__
-            tried.append(f"{target if isinstance(target, str) else type(target).__name__}: {said}")
+            tried.append(f"{_name_of(target)}: {said}")
     raise FileUploadException(f"{file_name} could not be stored; tried {'; '.join(tried)}")
+
+
+def _name_of(repository: Repository) -> str:
+    return repository if isinstance(repository, str) else type(repository).__name__
