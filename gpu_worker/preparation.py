@@ -64,20 +64,36 @@ async def prepare(
         bundle = await asyncio.to_thread(store.bundles.materialise, revision.bundle_hash, revision.files)
     except (OSError, ValueError, KeyError, StoreFull) as error:
         raise CannotStart(f"the files of revision {worker.revision} cannot be laid out: {error}") from error
-    secrets, alias = await asyncio.gather(_secrets(store, revision, settings), store.apps.get(worker.app))
+    secrets, alias = await asyncio.gather(_secrets(store, revision), store.apps.get(worker.app))
     scaling = alias.scaling if alias is not None else revision.spec.scaling
     made = _assignment(worker, revision, environment, bundle, settings, began)
-    return replace(made, secrets=secrets, request_timeout=scaling.request_timeout)
+    own_key = await _own_key(store, worker.app) if _has_own_key(secrets, settings) else None
+    return replace(
+        made,
+        secrets=secrets if own_key is None else {**secrets, "FAL_KEY": own_key},
+        platform_environ=platform_environ(settings, own_key is not None),
+        request_timeout=scaling.request_timeout,
+    )
 
 
-async def _secrets(store: Store, revision: RevisionRecord, settings: AgentSettings) -> dict[str, str]:
-    """As they are now: a worker that starts later may get others. With a key of the app's own, unless one is given."""
+def _has_own_key(secrets: dict[str, str], settings: AgentSettings) -> bool:
+    """Unless its owner or the operator gives it one; never where its clients would take that key to fal's cloud."""
+    given = "FAL_KEY" in secrets or "FAL_KEY" in settings.passed_environ
+    return not given and bool(platform_environ(settings, True))
+
+
+async def _own_key(store: Store, app: str) -> str | None:
+    try:
+        return await store.keys.of_app(app)
+    except (OSError, ValueError) as error:
+        raise CannotStart(str(error)) from error
+
+
+async def _secrets(store: Store, revision: RevisionRecord) -> dict[str, str]:
+    """As they are now: a worker that starts later may get others."""
     owner = revision.app.partition("/")[0]
     try:
-        values = await store.secrets.values(owner, revision.spec.env, revision.spec.secrets)
-        if "FAL_KEY" not in values and "FAL_KEY" not in settings.passed_environ:
-            values |= {"FAL_KEY": key} if (key := await store.keys.of_app(revision.app)) else {}
-        return values
+        return await store.secrets.values(owner, revision.spec.env, revision.spec.secrets)
     except (OSError, ValueError) as error:
         raise CannotStart(str(error)) from error
 
@@ -118,7 +134,6 @@ def _assignment(
         retry_config=dict(spec.retry_config),
         passed_environ=dict(settings.passed_environ),
         storage_hosts=storage_hosts(settings),
-        platform_environ=platform_environ(settings),
         stages={"environment": time.monotonic() - began},
         ping_seconds=settings.ping_seconds,
         health_check=_health_check(spec),
@@ -146,15 +161,16 @@ def _health_check(spec: AppSpec) -> HealthCheckSpec | None:
     return replace(check, start_period_seconds=max(check.start_period_seconds, spec.startup_timeout))
 
 
-def platform_environ(settings: AgentSettings) -> dict[str, str]:
+def platform_environ(settings: AgentSettings, with_own_key: bool) -> dict[str, str]:
     """The variables by which an app calls the platform that runs it; empty where no address is known.
 
-    Never the address that a caller's Host header says: the app's own key goes where these point.
+    Never the address that a caller's Host header says: the app's own key goes where these point. Without that key the
+    official client stays what it is everywhere, for the key that it is given may be one for fal's cloud.
     """
     record = read_record(settings.data_dir)
-    if settings.public_url is not None:
-        return client_environ(settings.public_url, record.ca_bundle if record is not None else None)
-    return client_environ(record.url, record.ca_bundle) if record is not None else {}
+    url = settings.public_url or (record.url if record is not None else None)
+    bundle = record.ca_bundle if record is not None else None
+    return client_environ(url, bundle, official=with_own_key) if url is not None else {}
 
 
 def storage_hosts(settings: AgentSettings) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class ZygoteProcess:
 
     def __init__(self, assignment: Assignment, modules: Sequence[str], held: ExitStack) -> None:
         self.modules = tuple(modules)
+        self.platform_environ = dict(assignment.platform_environ)
         self.ready = False
         #: why it must not be used, once it has said so
         self.refusal: str | None = None

@@ -58,6 +58,9 @@ class Zygotes:
         zygote = self._zygotes.get(file) if file is not None else None
         if file is None or zygote is None:
             return None
+        if zygote.platform_environ != assignment.platform_environ:
+            self._end(file)  # what it has imported may have read other addresses
+            return None
         zygote.hear()
         known = lessons.read(file)
         if not zygote.ready or zygote.refusal or known.no_zygote or known.doubted:

@@ -167,7 +167,7 @@ def env(data: Path | None) -> None:
 
     folder = _folder(data)
     record = _running(folder)
-    variables = client_environ(record.url, record.ca_bundle)
+    variables = client_environ(record.url, record.ca_bundle, official=record.url.startswith("https:"))
     if key := state.read_admin_key(folder):
         variables["FAL_KEY"] = key
     for name, value in variables.items():

@@ -68,12 +68,15 @@ class Record:
     ca_bundle: str | None = None
 
 
-def client_environ(url: str, ca_bundle: str | None) -> dict[str, str]:
-    """The variables by which the ``fal`` command, our helpers and the official Python client find the platform at
-    ``url``; a key is not among them."""
+def client_environ(url: str, ca_bundle: str | None, *, official: bool) -> dict[str, str]:
+    """The variables by which programs find the platform at ``url``; a key is not among them.
+
+    Args:
+        official: for the official Python client too, which speaks HTTPS whatever the address says.
+    """
     environ = {"KEEPWARM_URL": url}
-    scheme, _, address = url.partition("://")
-    if scheme == "https":  # the official Python client speaks nothing else
+    if official:
+        address = url.partition("://")[2]
         environ |= {"FAL_RUN_HOST": f"{address}/run", "FAL_QUEUE_RUN_HOST": f"{address}/queue"}
     if ca_bundle:
         environ["SSL_CERT_FILE"] = ca_bundle

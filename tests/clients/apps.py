@@ -128,3 +128,16 @@ class Single(fal.App, keep_alive=120, max_concurrency=1):
     async def run(self, request: Input) -> dict[str, object]:
         await asyncio.sleep(request.seconds)
         return {"text": request.text}
+
+
+class Calling(fal.App, keep_alive=120):
+    """Calls another app as code written for fal's cloud does: with the official client, told nothing."""
+
+    machine_type = "XS"
+    requirements = ["fal-client==1.0.3"]
+
+    @fal.endpoint("/")
+    def call(self, request: Input) -> dict[str, object]:
+        import fal_client
+
+        return {"heard": fal_client.subscribe("tester/called", {"text": request.text})}

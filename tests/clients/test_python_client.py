@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.clients.conftest import APPS
 from tests.support.platform import BIN, PlatformUnderTest, command_environ
 from tests.support.waiting import wait_until
 
@@ -43,6 +44,11 @@ def test_a_shell_needs_only_what_keepwarm_env_prints(secure: PlatformUnderTest) 
 def test_run(fal_client: ModuleType) -> None:
     assert fal_client.run(CALLED, arguments={"text": "é"}) == {"text": "é"}
     assert fal_client.run(f"{CALLED}/tries", arguments={"status": 0, "tag": "none"}) == {"tries": 0}
+
+
+def test_an_app_calls_another_one_with_it(secure: PlatformUnderTest, fal_client: ModuleType) -> None:
+    secure.deploy(APPS, "Calling", auth="private")
+    assert fal_client.run("tester/calling", arguments={"text": "inside"}) == {"heard": {"text": "inside"}}
 
 
 def test_submit_events_status_and_result(fal_client: ModuleType) -> None:

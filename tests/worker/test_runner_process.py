@@ -13,7 +13,7 @@ import psutil
 
 from gpu_worker import process_tree
 from gpu_worker.assignment import Assignment
-from gpu_worker.preparation import storage_hosts
+from gpu_worker.preparation import platform_environ, storage_hosts
 from gpu_worker.runner_process import RunnerProcess, passed_environ, runner_environ
 from gpu_worker.settings import AgentSettings
 from tests.support.waiting import wait_until
@@ -99,6 +99,27 @@ def test_downloads_may_reach_the_platform_by_every_name_of_loopback(tmp_path: Pa
     running = {"url": "http://127.0.0.1:8000", "pid": 1, "owner": "tester"}
     (tmp_path / "platform.json").write_text(json.dumps(running))
     assert storage_hosts(settings) == ("models.example.org", "127.0.0.1:8000", "localhost:8000", "[::1]:8000")
+
+
+def test_an_apps_own_key_is_never_taken_to_fals_cloud(tmp_path: Path) -> None:
+    """The official client goes to fal.run unless it is told otherwise, and sends the key that it finds. A key that was
+    given may be one for there."""
+    settings = AgentSettings(redis_url="", data_dir=tmp_path, sdk_dir=tmp_path, host_id="h")
+    assert platform_environ(settings, True) == {}, "no address, and no key then"
+    running = {"url": "http://127.0.0.1:8000", "pid": 1, "owner": "tester"}
+    (tmp_path / "platform.json").write_text(json.dumps(running))
+    assert platform_environ(settings, False) == {"KEEPWARM_URL": "http://127.0.0.1:8000"}
+    assert platform_environ(settings, True) == {
+        "KEEPWARM_URL": "http://127.0.0.1:8000",
+        "FAL_RUN_HOST": "127.0.0.1:8000/run",
+        "FAL_QUEUE_RUN_HOST": "127.0.0.1:8000/queue",
+    }
+    public = replace(settings, public_url="https://gpu.example")
+    assert platform_environ(public, False) == {"KEEPWARM_URL": "https://gpu.example"}
+
+    given = replace(assignment(tmp_path), platform_environ=platform_environ(public, True))
+    assert runner_environ(given)["FAL_RUN_HOST"] == "gpu.example/run"
+    assert "KEEPWARM_URL" not in runner_environ(assignment(tmp_path))
 
 
 def test_a_started_runner_leads_its_own_group_and_is_killed_with_it(tmp_path: Path) -> None:

@@ -112,6 +112,23 @@ def test_a_zygote_that_does_not_answer_costs_a_plain_start(
     run(story())
 
 
+def test_one_that_knows_another_platform_is_not_used(redis_url: str, tmp_path: Path) -> None:
+    """A client that is imported ahead reads at its import where it will go."""
+
+    async def story() -> None:
+        async with stage(redis_url, tmp_path) as on:
+            assignment = await placed(on, await on.deploy(PROBE))
+            await ready_for(on.zygotes, assignment)
+            moved = replace(assignment, platform_environ={"FAL_RUN_HOST": "gpu.example/run"})
+            command = supervisor_command(on.settings, assignment.worker_id)
+
+            assert await on.zygotes.bear(moved, command, dict(os.environ)) is None
+            assert on.zygotes.pids() == set()
+            assert lessons.read(assignment.lessons_file).no_zygote is None
+
+    run(story())
+
+
 def test_number_memory_and_age_are_bounded(redis_url: str, tmp_path: Path) -> None:
     async def story() -> None:
         async with stage(redis_url, tmp_path) as on:
