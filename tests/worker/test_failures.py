@@ -443,8 +443,9 @@ def is_ours(n):
     import socket
     other = socket.socket(fileno=os.dup(n))
     with other:
+        # made by whoever started this process; those of its own event loop were made by itself
         return other.family == socket.AF_UNIX and other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 4)[:4] \
-            == os.getppid().to_bytes(4, "little")
+            != os.getpid().to_bytes(4, "little")
 """
 
 
