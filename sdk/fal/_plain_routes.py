@@ -12,7 +12,7 @@ import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import fastapi.params
@@ -27,9 +27,12 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.routing import Match, Route, Router
 
+from fal._threads import run_in_thread
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+Reply = Callable[[int, list[tuple[bytes, bytes]], bytes], None]
 
 
 def _places() -> tuple[Any, ...]:
@@ -76,50 +79,82 @@ class PlainRoute:
     def __init__(self, app: FastAPI, route: APIRoute) -> None:
         assert route.dependant.call is not None
         self._call = route.dependant.call
+        #: the handler itself, where it is a sync one
+        self._sync: Callable[..., Any] | None = getattr(self._call, "runs_in_thread", None)
         self._field: Any = route.body_field
         self._name: str = route.dependant.body_params[0].name
         self._response_field = route.response_field
         self._context: Any = {**fastapi.routing._extract_endpoint_context(self._call), "path": f"POST {route.path}"}
         self._ending = _ending(app, route)
 
-    async def answer(self, body: bytes, headers: list[tuple[bytes, bytes]]) -> Response | Ended | None:
-        """Call the handler.
+    async def answer(
+        self, body: bytes, headers: list[tuple[bytes, bytes]], reply: Reply, from_any_thread: bool
+    ) -> Ended | bool:
+        """Call the handler and, when it has come to a usual end, ``reply``.
+
+        Args:
+            reply: called with status, headers and body of the answer.
+            from_any_thread: whether a sync handler's thread may call it: the answer need not wait for the event loop.
 
         Returns:
-            The answer; or how it ended, when FastAPI must make the answer of that; or None when the handler was not
-            called: FastAPI must be asked from the beginning.
+            True when that was all; or how it ended, when FastAPI must make the answer of that; or False when the
+            handler was not called: FastAPI must be asked from the beginning.
         """
         for name, value in headers:
             if name == b"content-type":
                 if value != b"application/json" and not value.startswith(b"application/json;"):
-                    return None
+                    return False
                 break
         if "opentelemetry.sdk" in sys.modules:
-            return None  # FastAPI itself reports each call to it
+            return False  # FastAPI itself reports each call to it
         try:
             raw = json.loads(body)
         except (ValueError, RecursionError):
-            return None
+            return False
         if raw is None:
-            return None
+            return False
         value, errors = self._field.validate(raw, {}, loc=("body",))
         if errors:
-            return None
+            return False
         try:
-            result = await self._call(**{self._name: value})
-            if isinstance(result, Response):
-                return Ended(self._ending, result, None)
-            content: Any = await fastapi.routing.serialize_response(
+            if self._sync is not None and from_any_thread:
+                return await run_in_thread(self._call_here, self._sync, value, reply)  # type: ignore[no-any-return]
+            return self._end(await self._call(**{self._name: value}), reply)
+        except Exception as error:  # noqa: BLE001 - handed to FastAPI's own error handling
+            return Ended(self._ending, None, error)
+
+    def _call_here(self, handler: Callable[..., Any], value: Any, reply: Reply) -> Ended | bool:
+        return self._end(handler(**{self._name: value}), reply)
+
+    def _end(self, result: Any, reply: Reply) -> Ended | bool:
+        if isinstance(result, Response):
+            return Ended(self._ending, result, None)
+        # A coroutine function that waits for nothing: what it validates here, FastAPI would validate in the same kind
+        # of thread.
+        content: Any = _outcome_of(
+            fastapi.routing.serialize_response(
                 field=self._response_field,
                 response_content=result,
                 endpoint_ctx=self._context,
                 dump_json=self._response_field is not None,
             )
-            if self._response_field is None:
-                return JSONResponse(content)
-            return Response(content, media_type="application/json")
-        except Exception as error:  # noqa: BLE001 - handed to FastAPI's own error handling
-            return Ended(self._ending, None, error)
+        )
+        if self._response_field is None:
+            response: Response = JSONResponse(content)
+        else:
+            response = Response(content, media_type="application/json")
+        reply(response.status_code, response.raw_headers, bytes(response.body))
+        return True
+
+
+def _outcome_of(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine that waits for nothing returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise RuntimeError("FastAPI waited for something while it made an answer")
 
 
 class Ended:

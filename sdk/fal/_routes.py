@@ -116,6 +116,7 @@ def _on_the_loop(handler: Callable[..., Any]) -> Callable[..., Any]:
     call.__module__ = handler.__module__
     call.__doc__ = handler.__doc__
     call.__signature__ = signature  # type: ignore[attr-defined]
+    call.runs_in_thread = handler  # type: ignore[attr-defined]
     return call
 
 

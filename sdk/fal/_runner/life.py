@@ -202,6 +202,7 @@ class Life:
             frozenset(path for route in app.routes if (path := getattr(route, "path", None))),
             self._saw_base_url,
             plain_routes(app),
+            from_any_thread=not self._gives_hints,  # hints are user code that expects the loop
         )
         gc.collect()
         gc.freeze()  # what setup() made stays: no later collection needs to look through it

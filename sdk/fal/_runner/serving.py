@@ -200,6 +200,7 @@ class Serving:
         extra_headers: called for each answer; headers added to it.
         paths: the app's routes; one that ends in ``/cancel`` is told of cancellations.
         plain_routes: those of them that answer POST and can be called without the app around them.
+        from_any_thread: whether ``extra_headers`` may be called from other threads than the loop's.
     """
 
     def __init__(
@@ -211,6 +212,7 @@ class Serving:
         paths: frozenset[str],
         on_base_url: Callable[[str], None],
         plain_routes: Mapping[str, PlainRoute],
+        from_any_thread: bool = True,
     ) -> None:
         self._app = app
         self._channel = channel
@@ -220,6 +222,7 @@ class Serving:
         self._on_base_url = on_base_url
         self._gpu = GpuHealth(channel)
         self._plain_routes = plain_routes
+        self._from_any_thread = from_any_thread
         self._running: dict[str, Exchange | SocketExchange] = {}
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -315,12 +318,11 @@ class Serving:
         app: ASGIApp = self._app
         route = self._plain_routes.get(request.path) if request.method == "POST" else None
         if route is not None:
-            end = await route.answer(request.body, request.headers)
+            end = await route.answer(request.body, request.headers, exchange.answer, self._from_any_thread)
+            if end is True:
+                return
             if isinstance(end, Ended):
                 app = end
-            elif end is not None:
-                exchange.answer(end.status_code, end.raw_headers, bytes(end.body))
-                return
         scope = _scope(request)
         scope["fal.failed"] = exchange.failed
         await app(scope, exchange.receive, exchange.send)
