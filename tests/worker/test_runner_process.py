@@ -119,6 +119,9 @@ def test_an_apps_own_key_is_never_taken_to_fals_cloud(tmp_path: Path) -> None:
 
     given = replace(assignment(tmp_path), platform_environ=platform_environ(public, True))
     assert runner_environ(given)["FAL_RUN_HOST"] == "gpu.example/run"
+    passed = {"FAL_RUN_HOST": "own.example", "SSL_CERT_FILE": "/operators.pem"}
+    roots = replace(given, passed_environ=passed, platform_environ={**given.platform_environ, "SSL_CERT_FILE": "/both"})
+    assert (runner_environ(roots)["FAL_RUN_HOST"], runner_environ(roots)["SSL_CERT_FILE"]) == ("own.example", "/both")
     assert "KEEPWARM_URL" not in runner_environ(assignment(tmp_path))
 
 
