@@ -39,6 +39,7 @@ DIRECTED = tuple(
         "inbox",
         "letters",
         "retention",
+        "platform_records",
     )
 )
 LAST = (

@@ -172,6 +172,10 @@ _CANCEL = (
     Guard("fail_queued", "asked twice, it answers the same", "r.ended_by == 'fail_queued' and 1 or 0", "0"),
     Guard("fail_waiting", "what runs may end", "r.status == 'IN_QUEUE' and ", ""),
     Guard("fail_waiting", "only the mode asked for", "(mode == '' or r.mode == mode)", "true"),
+    Guard("issue_app_key", "no key for an app that is gone", "redis.call('EXISTS', alias) == 0", "false"),
+    Guard("issue_app_key", "one key per app", "if known[1] and known[2] ~= '1' then return known[1] end", ""),
+    Guard("issue_app_key", "a revoked key is replaced", " and known[2] ~= '1'", ""),
+    Guard("retire_app", "its key goes with the app", "redis.call('DEL', api_key)\n", ""),
     Guard("fail_waiting", "only the caller asked for", "(caller == '' or is_from(id))", "true"),
 )
 _CLAIM = (
