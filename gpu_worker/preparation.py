@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fal._platform import client_environ, read_record
+from fal._platform import client_environ
 from fal._spec import AppSpec, HealthCheckSpec
 
 from envbuilder import BuildSettings, Environment, EnvironmentGone, find, hold
@@ -167,18 +167,14 @@ def platform_environ(settings: AgentSettings, with_own_key: bool) -> dict[str, s
     Never the address that a caller's Host header says: the app's own key goes where these point. Without that key the
     official client stays what it is everywhere, for the key that it is given may be one for fal's cloud.
     """
-    record = read_record(settings.data_dir)
-    url = settings.public_url or (record.url if record is not None else None)
-    bundle = record.ca_bundle if record is not None else None
-    return client_environ(url, bundle, official=with_own_key) if url is not None else {}
+    url = settings.public_url or settings.local_url
+    return client_environ(url, official=with_own_key) if url is not None else {}
 
 
 def storage_hosts(settings: AgentSettings) -> tuple[str, ...]:
     """``host[:port]`` values under which the platform serves its own files."""
-    record = read_record(settings.data_dir)
-    urls = [settings.public_url or "", record.url if record is not None else ""]
     hosts: dict[str, None] = {}
-    for parts in (urlsplit(url) for url in urls if url):
+    for parts in (urlsplit(url) for url in (settings.public_url, settings.local_url) if url):
         names = _LOOPBACK if parts.hostname in ("127.0.0.1", "localhost", "::1") else (parts.hostname or "",)
         hosts |= dict.fromkeys(f"{name}:{parts.port}" if parts.port else name for name in names if name)
     return tuple(hosts)

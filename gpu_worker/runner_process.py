@@ -81,9 +81,7 @@ def runner_environ(assignment: Assignment, app_data: str | None = None) -> dict[
         "FAL_MACHINE_TYPE": assignment.machine_type,
         "FAL_DATA_DIR": str(home),
     }
-    # The platform's roots hold the operator's as well; a name that the operator passes on is otherwise meant so.
-    platform = assignment.platform_environ.items()
-    environ |= {name: value for name, value in platform if name not in given or name == "SSL_CERT_FILE"}
+    environ |= {name: value for name, value in assignment.platform_environ.items() if name not in given}
     return environ
 
 

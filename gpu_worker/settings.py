@@ -44,6 +44,7 @@ class AgentSettings:
         offer: ``"GPU-A100=2"`` when the operator limits or renames what is offered; None: what the driver shows.
         cpu_fallback: the operator lets the CPU stand in for GPU types.
         sdk_dir: folder that holds ``fal`` and nothing else that an app could import by accident.
+        public_url, local_url: where the platform is reached, by everybody and on this host; None: not known.
         app_data: the persistent folder that apps share and see as ``/data``; None: ``data/`` in the data folder.
         passed_environ: what runners inherit of this process's environment.
         stop_grace: how long workers may drain when the agent is stopped.
@@ -66,6 +67,7 @@ class AgentSettings:
     offer: str | None = None
     cpu_fallback: bool = False
     public_url: str | None = None
+    local_url: str | None = None
     gpu_source: GpuSource | None = None
     app_data: Path | None = None
     passed_environ: Mapping[str, str] = field(default_factory=dict)
@@ -106,7 +108,8 @@ class AgentSettings:
             host_id=environ.get("KEEPWARM_HOST_ID") or socket.gethostname(),
             offer=environ.get("KEEPWARM_OFFER") or None,
             cpu_fallback=environ.get("KEEPWARM_CPU_FALLBACK", "") not in ("", "0", "false"),
-            public_url=environ.get("KEEPWARM_PUBLIC_URL") or None,
+            public_url=(environ.get("KEEPWARM_PUBLIC_URL") or "").rstrip("/") or None,
+            local_url=environ.get("KEEPWARM_LOCAL_URL") or None,
             gpu_source=gpu_source(environ),
             app_data=Path(app_data).expanduser().absolute() if app_data else None,
             passed_environ=passed_environ(environ, names),

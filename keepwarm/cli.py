@@ -167,7 +167,9 @@ def env(data: Path | None) -> None:
 
     folder = _folder(data)
     record = _running(folder)
-    variables = client_environ(record.url, record.ca_bundle, official=record.url.startswith("https:"))
+    variables = client_environ(record.url, official=record.url.startswith("https:"))
+    if record.ca_bundle:
+        variables["SSL_CERT_FILE"] = record.ca_bundle
     if key := state.read_admin_key(folder):
         variables["FAL_KEY"] = key
     for name, value in variables.items():

@@ -202,6 +202,7 @@ class Platform:
             "KEEPWARM_DATA": str(options.data),
             "KEEPWARM_OWNER": options.owner,
             "KEEPWARM_SDK_DIR": str(state.install_sdk(options.data)),
+            "KEEPWARM_LOCAL_URL": self._local_url(),
         }
         if options.public_url:
             environ["KEEPWARM_PUBLIC_URL"] = options.public_url

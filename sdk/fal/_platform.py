@@ -68,7 +68,7 @@ class Record:
     ca_bundle: str | None = None
 
 
-def client_environ(url: str, ca_bundle: str | None, *, official: bool) -> dict[str, str]:
+def client_environ(url: str, *, official: bool) -> dict[str, str]:
     """The variables by which programs find the platform at ``url``; a key is not among them.
 
     Args:
@@ -78,8 +78,6 @@ def client_environ(url: str, ca_bundle: str | None, *, official: bool) -> dict[s
     if official:
         address = url.partition("://")[2]
         environ |= {"FAL_RUN_HOST": f"{address}/run", "FAL_QUEUE_RUN_HOST": f"{address}/queue"}
-    if ca_bundle:
-        environ["SSL_CERT_FILE"] = ca_bundle
     return environ
 
 

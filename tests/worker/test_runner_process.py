@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import replace
@@ -96,9 +95,8 @@ def test_downloads_may_reach_the_platform_by_every_name_of_loopback(tmp_path: Pa
     )
     assert storage_hosts(settings) == ("models.example.org",)
 
-    running = {"url": "http://127.0.0.1:8000", "pid": 1, "owner": "tester"}
-    (tmp_path / "platform.json").write_text(json.dumps(running))
-    assert storage_hosts(settings) == ("models.example.org", "127.0.0.1:8000", "localhost:8000", "[::1]:8000")
+    local = replace(settings, local_url="http://127.0.0.1:8000")
+    assert storage_hosts(local) == ("models.example.org", "127.0.0.1:8000", "localhost:8000", "[::1]:8000")
 
 
 def test_an_apps_own_key_is_never_taken_to_fals_cloud(tmp_path: Path) -> None:
@@ -106,22 +104,20 @@ def test_an_apps_own_key_is_never_taken_to_fals_cloud(tmp_path: Path) -> None:
     given may be one for there."""
     settings = AgentSettings(redis_url="", data_dir=tmp_path, sdk_dir=tmp_path, host_id="h")
     assert platform_environ(settings, True) == {}, "no address, and no key then"
-    running = {"url": "http://127.0.0.1:8000", "pid": 1, "owner": "tester"}
-    (tmp_path / "platform.json").write_text(json.dumps(running))
-    assert platform_environ(settings, False) == {"KEEPWARM_URL": "http://127.0.0.1:8000"}
-    assert platform_environ(settings, True) == {
+    local = replace(settings, local_url="http://127.0.0.1:8000")
+    assert platform_environ(local, False) == {"KEEPWARM_URL": "http://127.0.0.1:8000"}
+    assert platform_environ(local, True) == {
         "KEEPWARM_URL": "http://127.0.0.1:8000",
         "FAL_RUN_HOST": "127.0.0.1:8000/run",
         "FAL_QUEUE_RUN_HOST": "127.0.0.1:8000/queue",
     }
-    public = replace(settings, public_url="https://gpu.example")
+    public = replace(local, public_url="https://gpu.example")
     assert platform_environ(public, False) == {"KEEPWARM_URL": "https://gpu.example"}
 
     given = replace(assignment(tmp_path), platform_environ=platform_environ(public, True))
     assert runner_environ(given)["FAL_RUN_HOST"] == "gpu.example/run"
-    passed = {"FAL_RUN_HOST": "own.example", "SSL_CERT_FILE": "/operators.pem"}
-    roots = replace(given, passed_environ=passed, platform_environ={**given.platform_environ, "SSL_CERT_FILE": "/both"})
-    assert (runner_environ(roots)["FAL_RUN_HOST"], runner_environ(roots)["SSL_CERT_FILE"]) == ("own.example", "/both")
+    passed = replace(given, passed_environ={"FAL_RUN_HOST": "own.example"})
+    assert runner_environ(passed)["FAL_RUN_HOST"] == "own.example", "the operator's word"
     assert "KEEPWARM_URL" not in runner_environ(assignment(tmp_path))
 
 
