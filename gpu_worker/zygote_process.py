@@ -74,7 +74,7 @@ class ZygoteProcess:
 
     def _start(self, assignment: Assignment, theirs: socket.socket) -> subprocess.Popen[bytes]:
         # It must know nothing that a runner may not know: not the store, not the bundle.
-        known = replace(assignment, redis_url="", files={}, bundle_dir="", files_dir="", storage_hosts=())
+        known = replace(assignment, redis_url="", files={}, secrets={}, bundle_dir="", files_dir="", storage_hosts=())
         known = replace(known, app=f"{assignment.app.partition('/')[0]}/", worker_id="", revision="")
         popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "gpu_worker.zygote_room", str(theirs.fileno())],
