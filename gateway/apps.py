@@ -208,8 +208,8 @@ class Apps:
     async def queue_flush(self, request: Request) -> Response:
         """Every waiting request ends as cancelled."""
         app = await self._control.owned_alias(request)
-        caller = request.query_params.get("caller_user_id")
-        return answer({"app": app.app, "flushed": await self._store.requests.flush_queue(app.app, caller)})
+        flushed = await self._store.requests.flush_queue(app.app, flushed_caller(request))
+        return answer({"app": app.app, "flushed": flushed})
 
     @describe(200, shapes.Items[shapes.Host])
     async def hosts(self, request: Request) -> Response:
@@ -224,6 +224,18 @@ async def waiting(store: Store, app: str, request: Request) -> dict[str, Any]:
         return {"size": await store.requests.queue_size(app)}
     by_user = await store.requests.queue_by_caller(app)
     return {"size": sum(by_user.values()), "by_user": by_user}
+
+
+def flushed_caller(request: Request) -> str | None:
+    """Whose requests shall go; None: everybody's.
+
+    Raises:
+        Refusal: 400 for an empty name, which is a variable that was not set rather than a wish to drop all.
+    """
+    caller = request.query_params.get("caller_user_id")
+    if caller == "":
+        raise bad_request("caller_user_id is empty; name an owner, or leave it out to drop everybody's requests.")
+    return caller
 
 
 def _scaling(values: dict[str, Any]) -> ScalingSpec:

@@ -18,7 +18,7 @@ from scheduler.store import keys
 from scheduler.store.records import LogEntry, WorkerRecord
 
 from . import wire
-from .apps import waiting
+from .apps import flushed_caller, waiting
 from .auth import Right
 from .control import Control, answer
 from .errors import Refusal, bad_request
@@ -87,8 +87,7 @@ class FalCli:
     async def queue_flush(self, request: Request) -> Response:
         """End all that wait, or those of one caller."""
         app = (await self._control.owned_alias(request)).app
-        caller = request.query_params.get("caller_user_id")
-        return answer({"flushed": await self._store.requests.flush_queue(app, caller)})
+        return answer({"flushed": await self._store.requests.flush_queue(app, flushed_caller(request))})
 
     async def metrics(self, request: Request) -> Response:
         """GPUs that the owner's workers hold, by machine type."""

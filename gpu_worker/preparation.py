@@ -24,6 +24,10 @@ from scheduler.store import Store
 from scheduler.store.errors import StoreFull
 from scheduler.store.records import RevisionRecord, WorkerRecord
 
+#: What says which key, and where to: with one of them given, the rest is its giver's.
+_ABOUT_KEYS = frozenset(
+    {"FAL_KEY", "FAL_KEY_ID", "FAL_KEY_SECRET", "FAL_RUN_HOST", "FAL_QUEUE_RUN_HOST", "KEEPWARM_URL"}
+)
 #: Names by which callers on this machine reach a platform that listens on loopback.
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -77,8 +81,8 @@ async def prepare(
 
 
 def _has_own_key(secrets: dict[str, str], settings: AgentSettings) -> bool:
-    """Unless its owner or the operator gives it one; never where its clients would take that key to fal's cloud."""
-    given = "FAL_KEY" in secrets or "FAL_KEY" in settings.passed_environ
+    """Unless its owner or the operator gives it one, or another address to take it to; never without an address."""
+    given = _ABOUT_KEYS & (secrets.keys() | settings.passed_environ.keys())
     return not given and bool(platform_environ(settings, True))
 
 

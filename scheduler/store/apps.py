@@ -199,11 +199,11 @@ class Apps:
 
         Safe to call again when it was interrupted. Returns False if there was no such app.
         """
+        # Before the name is free: of an app that is made anew at once, the key must stay listed.
+        await self._redis.command("SREM", keys.api_keys(), app)
         existed = await SCRIPTS["retire_app"](self._redis, app)
         await SCRIPTS["retire_name"](self._redis, name=app)
-        await asyncio.gather(
-            self._redis.command("SREM", keys.apps(), app), self._redis.command("SREM", keys.api_keys(), app)
-        )
+        await self._redis.command("SREM", keys.apps(), app)
         await self._requests.fail_deleted(app)
         for worker in await self._workers.list(app):
             await self._workers.request_stop(app, worker.worker_id, "drain", "the app was deleted")

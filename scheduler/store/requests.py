@@ -229,20 +229,24 @@ class Requests:
     async def _end_waiting(
         self, app: str, state: RequestState, outcome: Outcome, mode: Mode | None, caller: str | None = None
     ) -> int:
-        total, ended = 0, _BATCH
-        while ended == _BATCH:
-            ended = await SCRIPTS["fail_waiting"](
-                self._redis,
-                app,
-                status=state,
-                result=pack_outcome(outcome),
-                error_type=outcome.error_type or "",
-                mode=mode or "",
-                caller=caller or "",
-                limit=_BATCH,
-                retention_ms=self.retention_ms,
-            )
-            total += ended
+        total = 0
+        for place, begin in (("delayed", b"0"), ("normal", b"-"), ("low", b"-")):
+            after = begin
+            while after:
+                ended, after = await SCRIPTS["fail_waiting"](
+                    self._redis,
+                    app,
+                    status=state,
+                    result=pack_outcome(outcome),
+                    error_type=outcome.error_type or "",
+                    mode=mode or "",
+                    caller=caller or "",
+                    place=place,
+                    after=after,
+                    limit=_BATCH,
+                    retention_ms=self.retention_ms,
+                )
+                total += ended
         return total
 
     async def retry(

@@ -13,6 +13,7 @@ import inspect
 import json
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import fastapi.params
@@ -27,7 +28,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.routing import Match, Route, Router
 
-from fal._threads import run_in_thread
+from fal._threads import run_in_thread_then
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -118,15 +119,16 @@ class PlainRoute:
             return False
         try:
             if self._sync is not None and from_any_thread:
-                return await run_in_thread(self._call_here, self._sync, value, reply)  # type: ignore[no-any-return]
-            return self._end(await self._call(**{self._name: value}), reply)
+                say = partial(_say, reply)
+                return await run_in_thread_then(say, self._call_here, self._sync, value)  # type: ignore[no-any-return]
+            return _say(reply, self._end(await self._call(**{self._name: value})))
         except Exception as error:  # noqa: BLE001 - handed to FastAPI's own error handling
             return Ended(self._ending, None, error)
 
-    def _call_here(self, handler: Callable[..., Any], value: Any, reply: Reply) -> Ended | bool:
-        return self._end(handler(**{self._name: value}), reply)
+    def _call_here(self, handler: Callable[..., Any], value: Any) -> Ended | Response:
+        return self._end(handler(**{self._name: value}))
 
-    def _end(self, result: Any, reply: Reply) -> Ended | bool:
+    def _end(self, result: Any) -> Ended | Response:
         if isinstance(result, Response):
             return Ended(self._ending, result, None)
         # A coroutine function that waits for nothing: what it validates here, FastAPI would validate in the same kind
@@ -140,11 +142,15 @@ class PlainRoute:
             )
         )
         if self._response_field is None:
-            response: Response = JSONResponse(content)
-        else:
-            response = Response(content, media_type="application/json")
-        reply(response.status_code, response.raw_headers, bytes(response.body))
-        return True
+            return JSONResponse(content)
+        return Response(content, media_type="application/json")
+
+
+def _say(reply: Reply, end: Ended | Response) -> Ended | bool:
+    if isinstance(end, Ended):
+        return end
+    reply(end.status_code, end.raw_headers, bytes(end.body))
+    return True
 
 
 def _outcome_of(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -14,7 +14,7 @@ from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any
 
-_Job = tuple[Callable[[], Any], "asyncio.Future[Any]", asyncio.AbstractEventLoop]
+_Job = tuple[Callable[[], Any], "Callable[[Any], Any] | None", "asyncio.Future[Any]", asyncio.AbstractEventLoop]
 _idle: list[SimpleQueue[_Job]] = []
 _count = 0
 
@@ -35,7 +35,7 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
 
 def _work(jobs: SimpleQueue[_Job]) -> None:
     while True:
-        job, future, loop = jobs.get()
+        job, then, future, loop = jobs.get()
         result: Any = None
         failure: BaseException | None = None
         try:
@@ -47,11 +47,16 @@ def _work(jobs: SimpleQueue[_Job]) -> None:
         except BaseException as error:  # noqa: BLE001 - handed to the request that waits for it
             failure = error
         _idle.append(jobs)
+        if then is not None and failure is None:
+            try:
+                result = then(result)
+            except Exception as error:  # noqa: BLE001 - handed to the request that waits for it
+                failure = error
         try:
             loop.call_soon_threadsafe(_settle, future, result, failure)
         except RuntimeError:
             return  # the loop is closed: the process is ending
-        del job, future, result, failure
+        del job, then, future, result, failure
 
 
 def _take_thread() -> SimpleQueue[_Job]:
@@ -70,8 +75,20 @@ async def run_in_thread(function: Callable[..., Any], /, *args: Any, **kwargs: A
 
     A cancelled caller still waits: a thread cannot be stopped, and the platform must not count it as free.
     """
+    return await run_in_thread_then(None, function, *args, **kwargs)
+
+
+async def run_in_thread_then(
+    then: Callable[[Any], Any] | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    """The same with a last step in that thread, whose result counts.
+
+    Args:
+        then: gets what ``function`` returned. When it begins the thread is free for the next call: what lets the
+            platform send one must not come before that, or a second thread would be made for it.
+    """
     loop = asyncio.get_running_loop()
     future = _Unstoppable(loop=loop)
     context = copy_context()
-    _take_thread().put((lambda: context.run(function, *args, **kwargs), future, loop))
+    _take_thread().put((lambda: context.run(function, *args, **kwargs), then, future, loop))
     return await future

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -44,6 +44,28 @@ class UploadPolicy:
         return f"{self.url.rstrip('/')}/{quote(key.lstrip('/'), safe='/~')}", {**self.fields, "key": key}
 
 
+_running: Callable[[], Iterable[Iterable[tuple[bytes, bytes]]]] = tuple
+
+
+def set_running(headers: Callable[[], Iterable[Iterable[tuple[bytes, bytes]]]]) -> None:
+    """Say where the headers of all requests are that run in this process."""
+    global _running
+    _running = headers
+
+
+def running_policies() -> list[UploadPolicy | None]:
+    """The policy of each request that runs in this process."""
+    return [_policy_of(headers) for headers in _running()]
+
+
+def _policy_of(headers: Iterable[tuple[bytes, bytes]]) -> UploadPolicy | None:
+    text = next((value for name, value in headers if name == _HEADER_BYTES), None)
+    try:
+        return None if text is None else parse(text.decode("latin-1"))
+    except UploadPolicyInputError:
+        return None  # it is being refused, and makes no files
+
+
 def refusal(headers: Iterable[tuple[bytes, bytes]], over_socket: bool) -> str | None:
     """Why a request with these headers must not reach the app; names are in lower case.
 
@@ -57,6 +79,7 @@ def refusal(headers: Iterable[tuple[bytes, bytes]], over_socket: bool) -> str | 
                 parse(value.decode("latin-1"))
             except UploadPolicyInputError as error:
                 return error.message
+            return None
     return None
 
 
@@ -68,7 +91,7 @@ def parse(text: str) -> UploadPolicy:
     """
     try:
         policy = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UploadPolicyInputError(f"it is not JSON ({error}).") from None
     if not isinstance(policy, dict):
         raise UploadPolicyInputError('it must be an object with "url" and "fields".')

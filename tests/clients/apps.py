@@ -141,3 +141,9 @@ class Calling(fal.App, keep_alive=120):
         import fal_client
 
         return {"heard": fal_client.subscribe("tester/called", {"text": request.text})}
+
+    @fal.endpoint("/upload")
+    def upload(self, request: Input) -> dict[str, str]:
+        import fal_client
+
+        return {"url": fal_client.upload(request.text.encode(), "text/plain", "inside.txt")}

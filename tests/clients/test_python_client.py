@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import ssl
 import subprocess
 import sys
 import uuid
@@ -49,6 +50,11 @@ def test_run(fal_client: ModuleType) -> None:
 def test_an_app_calls_another_one_with_it(secure: PlatformUnderTest, fal_client: ModuleType) -> None:
     secure.deploy(APPS, "Calling", auth="private")
     assert fal_client.run("tester/calling", arguments={"text": "inside"}) == {"heard": {"text": "inside"}}
+    # The client knows the address of uploads by heart, and would take the app's key there.
+    url = fal_client.run("tester/calling/upload", arguments={"text": "inside"})["url"]
+    assert url.startswith(f"{secure.url}/cdn/files/")
+    with secure.client(verify=ssl.create_default_context(cafile=secure.data / "tls" / "roots.pem")) as client:
+        assert client.get(url).text == "inside"
 
 
 def test_submit_events_status_and_result(fal_client: ModuleType) -> None:

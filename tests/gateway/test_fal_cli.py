@@ -50,6 +50,8 @@ def test_queue_size_and_flush(gateway: RunningGateway) -> None:
         assert client.get(at).json() == {"size": 3}
         assert client.get(at, params={"by_user": "true"}).json() == {"size": 3, "by_user": {"tester": 3}}
         assert client.delete(at, params={"caller_user_id": "x"}).json() == {"flushed": 0}
+        refused = client.delete(at, params={"caller_user_id": ""})
+        assert (refused.status_code, client.get(at).json()) == (400, {"size": 3}), "a variable that was not set"
         assert client.delete(at).status_code == 200
         assert client.get(at).json() == {"size": 0}
         missing = client.get("/rest/applications/tester/nobody/queue")

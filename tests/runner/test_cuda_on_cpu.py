@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fal._runner.cuda_on_cpu import _AfterImport
+from fal._runner.after_import import _AfterImport
 from fal._runner.protocol import Log
 from fal._spec import EnvironmentSpec
 

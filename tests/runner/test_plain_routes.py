@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import fal
@@ -19,6 +20,8 @@ from fastapi import Body, Depends, Query
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field, field_validator
 from starlette.background import BackgroundTask
+
+from tests.runner.harness import start
 
 
 class Input(BaseModel):
@@ -209,3 +212,32 @@ def test_the_error_handlers_of_the_user_answer() -> None:
     (answer,) = asyncio.run(ask())
     assert isinstance(answer, Response)
     assert (answer.status, answer.body) == (410, b"/ {\"x\": 4} / 'a fault of the app'")
+
+
+def test_one_request_at_a_time_sees_one_thread(tmp_path: Path) -> None:
+    """Libraries keep state per thread. Once an answer left before its thread was free again, so that the next request,
+    which the answer had called for, found none and got a thread of its own."""
+    source = """
+import threading
+
+import fal
+from pydantic import BaseModel
+
+class Input(BaseModel):
+    x: int
+
+class Demo(fal.App):
+    def setup(self):
+        def busy():
+            while True:
+                pass
+        threading.Thread(target=busy, daemon=True).start()
+
+    @fal.endpoint("/")
+    def where(self, given: Input) -> int:
+        return threading.get_ident()
+"""
+    with start(tmp_path, source) as runner:
+        runner.ready()
+        answers = {runner.call(b'{"x": 1}', id=f"r{number}").body for number in range(100)}
+    assert len(answers) == 1

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import socket
+import ssl
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from fal._runner.protocol import Response
+from fal._runner.protocol import Cancel, Response
 
 from keepwarm import tls
 from tests.runner.harness import Runner, header, start
@@ -18,15 +21,22 @@ from tests.support.s3_server import s3_server
 
 HEADER = b"x-app-fal-upload-policy"
 SOURCE = """
+from concurrent.futures import ThreadPoolExecutor
+
 import fal
-from fal.toolkit import File, Image
+from fal.toolkit import File, Image, _fetching
+from fal.toolkit.file import policy_uploads
 from pydantic import BaseModel
 
 class Input(BaseModel):
     how: str = "bytes"
     text: str = "content"
 
-class Demo(fal.App):
+# The bucket stands on loopback, which no bucket of a caller may.
+public = _fetching.is_public
+_fetching.is_public = lambda address: address == "127.0.0.1" or public(address)
+
+class Demo(fal.App, max_multiplexing=2):
     @fal.endpoint("/")
     def make(self, request: Input) -> list[File]:
         print("the app was called")
@@ -39,7 +49,17 @@ class Demo(fal.App):
             pending = File.reserve("text/plain", "later.txt")
             pending.complete(request.text.encode())
             return [File(url=pending.url)]
-        return [File.from_bytes(b"", repository="in_memory")]
+        if request.how == "pool":
+            with ThreadPoolExecutor(2) as pool:
+                return list(pool.map(lambda text: File.from_bytes(text, "text/plain"), [b"content", b"content"]))
+        if request.how == "slow":
+            policy_uploads._WHOLE_SECONDS = 1.0
+        return [File.from_bytes(b"", repository="in_memory" if request.how == "in memory" else "fal_v3")]
+
+    @fal.endpoint("/held")
+    async def held(self) -> None:
+        import asyncio
+        await asyncio.sleep(60)
 
     @fal.endpoint("/policy")
     def policy(self) -> str | None:
@@ -74,9 +94,9 @@ def bucket(files: tls.TlsFiles) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory, files: tls.TlsFiles, bucket: Any) -> Iterator[Runner]:
-    host = urlsplit(bucket.meta.endpoint_url).netloc
     folder = tmp_path_factory.mktemp("runner")
-    with start(folder, SOURCE, environment={"SSL_CERT_FILE": str(files.roots)}, storage_hosts=[host]) as running:
+    environment = {"SSL_CERT_FILE": str(files.roots)}
+    with start(folder, SOURCE, environment=environment, storage_hosts=["127.0.0.2"], max_multiplexing=2) as running:
         running.ready()
         yield running
 
@@ -93,12 +113,12 @@ def call(runner: Runner, policy: Any, path: str = "/", **body: str) -> Response:
     return runner.call(json.dumps(body).encode(), path, headers=headers)
 
 
-@pytest.mark.parametrize("how", ["bytes", "path", "reserve"])
+@pytest.mark.parametrize("how", ["bytes", "path", "reserve", "pool"])
 def test_files_lie_in_the_callers_bucket(runner: Runner, bucket: Any, policy: dict[str, Any], how: str) -> None:
     answer = call(runner, policy, how=how)
     assert answer.status == 200, (answer.body, runner.logs("ERROR"))
     files = json.loads(answer.body)
-    assert len({file["url"] for file in files}) == (2 if how == "bytes" else 1)
+    assert len({file["url"] for file in files}) == (2 if how in ("bytes", "pool") else 1)
     for file in files:
         assert file["url"].startswith(policy["url"] + "/out/")
         stored = bucket.get_object(Bucket="bucket", Key=urlsplit(file["url"]).path.removeprefix("/bucket/"))
@@ -117,6 +137,7 @@ def test_the_app_sees_the_policy(runner: Runner, policy: dict[str, Any]) -> None
     [
         (b"", "not JSON"),
         (b"[]", "object"),
+        (b"[" * 3000, "not JSON"),
         ({"url": "https://a.test/"}, "fields"),
         ({"url": 1, "fields": {}}, "url"),
         ({"url": "http://a.test/", "fields": {}}, "https"),
@@ -162,9 +183,40 @@ def test_a_bucket_that_refuses_is_named_with_its_reason(runner: Runner, policy: 
     assert "answered 404 (NoSuchBucket)" in json.loads(answer.body)["detail"]
 
 
+def test_a_file_of_nobody_knows_whom_is_not_stored_anywhere(runner: Runner, policy: dict[str, Any]) -> None:
+    """A thread of the app's own saves it while two requests run: it could be the other one's."""
+    runner.request("other", b"", "/held")
+    answer = call(runner, policy, how="pool")
+    assert (answer.status, "belongs to no request" in json.loads(answer.body)["detail"]) == (422, True)
+    runner.send(Cancel("other"))
+    runner.expect(Response)
+
+
+def test_a_bucket_that_takes_its_time_is_cut_off(runner: Runner, policy: dict[str, Any], files: tls.TlsFiles) -> None:
+    """One byte now and then keeps any time-out of single reads from ending."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with context.wrap_socket(listener.accept()[0], server_side=True) as secure, suppress(OSError):
+                secure.sendall(b"HTTP/1.1 200 OK\r\nx-slow: ")
+                while not over.wait(0.05):
+                    secure.sendall(b"x")
+
+        slow = threading.Thread(target=drip)
+        slow.start()
+        answer = call(runner, {**policy, "url": f"https://127.0.0.1:{listener.getsockname()[1]}/b"}, how="slow")
+        over.set()
+        slow.join(10)
+    assert (answer.status, "127.0.0.1 was too slow" in json.loads(answer.body)["detail"]) == (424, True), answer.body
+
+
 def test_the_platforms_network_is_out_of_reach(runner: Runner, policy: dict[str, Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as inside:
-        url = f"https://127.0.0.1:{inside.getsockname()[1]}/bucket"
+    """Its own storage hosts are none for uploads: a POST of the caller's content would reach what stands beside."""
+    with socket.create_server(("127.0.0.2", 0)) as inside:
+        url = f"https://127.0.0.2:{inside.getsockname()[1]}/bucket"
         answer = call(runner, {**policy, "url": url})
         inside.settimeout(0.0)
         with pytest.raises(BlockingIOError):

@@ -201,7 +201,7 @@ CASES: dict[str, tuple[Step, Step]] = {
     "expired_leases": (running, lambda s: s.requests.expired_leases(APP)),
     "expired_sessions": (session, lambda s: s.store.apps.expired_sessions()),
     "fail_queued": (queued, lambda s: s.requests.fail_queued(APP, "a", LOST)),
-    "fail_waiting": (queued, lambda s: s.requests.fail_waiting(APP, LOST)),
+    "fail_waiting": (put_off, lambda s: s.requests.fail_waiting(APP, LOST)),
     "finish": (running, finish),
     "heartbeat": (running, heartbeat),
     "lead": (nothing, lambda s: s.store.leader.lead("scheduler-1", 60_000)),
@@ -249,7 +249,7 @@ TOLERATED = {
     "append_log": "the line stands there twice: better than lost",
     "drop_letter": "the second call finds none any more, and says so; it is gone either way",
     "drop_webhook": "the second call finds none any more, and says so; it is gone either way",
-    "fail_waiting": "the second call finds nothing left to end; the number is for a message",
+    "fail_waiting": "asked again, it finds what it ended gone; the number is for a message",
     "promote": "the second call finds nothing left to promote; the number only asks for another look",
     "retire_app": "the second call finds no name any more, and says so; it is gone either way",
 }

@@ -12,7 +12,7 @@ import psutil
 
 from gpu_worker import process_tree
 from gpu_worker.assignment import Assignment
-from gpu_worker.preparation import platform_environ, storage_hosts
+from gpu_worker.preparation import _has_own_key, platform_environ, storage_hosts
 from gpu_worker.runner_process import RunnerProcess, passed_environ, runner_environ
 from gpu_worker.settings import AgentSettings
 from tests.support.waiting import wait_until
@@ -116,8 +116,10 @@ def test_an_apps_own_key_is_never_taken_to_fals_cloud(tmp_path: Path) -> None:
 
     given = replace(assignment(tmp_path), platform_environ=platform_environ(public, True))
     assert runner_environ(given)["FAL_RUN_HOST"] == "gpu.example/run"
-    passed = replace(given, passed_environ={"FAL_RUN_HOST": "own.example"})
-    assert runner_environ(passed)["FAL_RUN_HOST"] == "own.example", "the operator's word"
+    assert _has_own_key({"TOKEN": "t"}, local)
+    for name in ("FAL_KEY", "FAL_KEY_ID", "FAL_RUN_HOST", "KEEPWARM_URL"):
+        assert not _has_own_key({name: "given"}, local), name
+        assert not _has_own_key({}, replace(local, passed_environ={name: "given"})), name
     assert "KEEPWARM_URL" not in runner_environ(assignment(tmp_path))
 
 

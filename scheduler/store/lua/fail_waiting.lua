@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
 -- MOVES: IN_QUEUE -> ERROR; IN_QUEUE -> CANCELLED
--- ARGV status result error_type mode caller limit retention_ms
--- RETURNS: how many requests ended; as many as `limit` means: call again
+-- ARGV status result error_type mode caller place after limit retention_ms
+-- RETURNS: {how many requests ended, where the next call goes on; '' at the end of the place}
 -- INCLUDE ending
--- Ends every waiting request (of one `mode` and one `caller`, or '' for all), delayed ones included.
+-- Ends waiting requests (of one `mode` and one `caller`, or '' for all) of one `place`: 'delayed', 'normal' or 'low'.
+-- Looks at `limit` of them, so that a long queue keeps nobody waiting, and at none twice.
 local count = 0
 local function is_from(id)
   for _, header in ipairs(cmsgpack.unpack(redis.call('HGET', request_prefix .. id, 'call'))[4]) do
@@ -19,19 +20,13 @@ local function finish_off(id)
     count = count + 1
   end
 end
-for _, id in ipairs(redis.call('ZRANGE', delayed, 0, -1)) do
-  if count < tonumber(limit) then finish_off(id) end
+if place == 'delayed' then
+  -- by rank: those that have ended are no longer there
+  local first = tonumber(after)
+  local ids = redis.call('ZRANGE', delayed, first, first + limit - 1)
+  for _, id in ipairs(ids) do finish_off(id) end
+  return { count, #ids < tonumber(limit) and '' or string.format('%.0f', first + #ids - count) }
 end
-for _, queue in ipairs({ queue_normal, queue_low }) do
-  -- in steps over the whole stream: those of the other mode stay where they are
-  local after = '-'
-  while count < tonumber(limit) do
-    local entries = redis.call('XRANGE', queue, after, '+', 'COUNT', 500)
-    for _, entry in ipairs(entries) do
-      after = '(' .. entry[1]
-      if count < tonumber(limit) then finish_off(entry[2][2]) end
-    end
-    if #entries < 500 then break end
-  end
-end
-return count
+local entries = redis.call('XRANGE', place == 'low' and queue_low or queue_normal, after, '+', 'COUNT', limit)
+for _, entry in ipairs(entries) do finish_off(entry[2][2]) end
+return { count, #entries < tonumber(limit) and '' or '(' .. entries[#entries][1] }

@@ -9,14 +9,13 @@ Devices called "cuda" become the CPU and half precision becomes float32, which C
 from __future__ import annotations
 
 import functools
-import importlib.machinery
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+from fal._runner.after_import import after_import
 
 #: Factories with a ``device`` argument that torch's own list of constructors leaves out.
 _MORE_FACTORIES = (
@@ -42,39 +41,7 @@ def install_on_import(stands_for: str, log: Callable[[str], None]) -> None:
         if install(torch):
             log(f"no GPU here: the CPU stands in for {stands_for}; 'cuda' is the CPU and float16 is float32 (slow)")
 
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        patch(torch)
-    else:
-        sys.meta_path.insert(0, _AfterImport("torch", patch))
-
-
-class _AfterImport:
-    """A finder that calls ``then`` with the module ``name`` once its own loader has run it."""
-
-    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
-        self._name = name
-        self._then = then
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != self._name:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            sys.meta_path.insert(0, self)  # not installed; it may be once the path has changed
-            return None
-        loader, then = spec.loader, self._then
-        run = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            run(module)
-            then(module)
-
-        loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+    after_import("torch", patch)
 
 
 def install(torch: Any) -> bool:

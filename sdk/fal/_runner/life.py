@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fal import _context, ref
-from fal._runner import cuda_on_cpu
+from fal._runner import cuda_on_cpu, own_key
 from fal._runner.channel import Channel
 from fal._runner.errors import LoadError, ServerEnded
 from fal._runner.files import PlatformFiles
@@ -90,6 +90,7 @@ class Life:
         self._channel.send(Stage("boot", booted))
         began = time.perf_counter()
         try:
+            own_key.stay_here(self._start.app)
             if self._start.cpu_fallback_for:
                 cuda_on_cpu.install_on_import(self._start.cpu_fallback_for, self._output.warn)
             if self._start.exposed_port:

@@ -227,6 +227,7 @@ class Serving:
         self._side_tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        upload_policy.set_running(lambda: [exchange.request.headers for exchange in list(self._running.values())])
 
     def receive(self, message: object) -> None:
         """Take one message from the supervisor. Runs on the loop."""

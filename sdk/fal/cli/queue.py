@@ -54,9 +54,9 @@ def flush(app: str, caller_user_id: str | None, yes: bool, as_json: bool) -> Non
     api = control_api()
     name = api.app_id(app)
     if not yes and sys.stdin.isatty():
-        whose = f" by {caller_user_id}" if caller_user_id else ""
+        whose = "" if caller_user_id is None else f" by {caller_user_id}"
         click.confirm(f"Drop all waiting requests of {name}{whose}?", abort=True)
-    params = {"caller_user_id": caller_user_id} if caller_user_id else None
+    params = None if caller_user_id is None else {"caller_user_id": caller_user_id}
     answer = api.json("DELETE", f"/api/v1/queue/{quote(name)}", params=params)
     if as_json:
         print_json(answer)

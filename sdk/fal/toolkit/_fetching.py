@@ -39,7 +39,12 @@ class PinnedTLS(_Pinned):
 
     def connect(self) -> None:
         super().connect()
-        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        # Known before the handshake, so that one that takes too long can be cut off.
+        secure = ssl.create_default_context().wrap_socket(
+            self.sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        self.sock = secure
+        secure.do_handshake()
 
 
 @contextmanager
@@ -123,8 +128,11 @@ def _get(
         raise DownloadError(f"cannot fetch {_shown(parts.geturl())}: {error}") from error
 
 
-def checked_address(host: str, port: int) -> str:
+def checked_address(host: str, port: int, of_platform: bool = True) -> str:
     """An address of ``host`` that may be connected to.
+
+    Args:
+        of_platform: whether the platform's own hosts may be reached although they are private.
 
     Raises:
         DownloadError: it does not resolve, or any of its addresses is not public.
@@ -135,7 +143,8 @@ def checked_address(host: str, port: int) -> str:
         raise DownloadError(f"cannot resolve {host!r}: {error}") from error
     around = runner()
     hosts = around.storage_hosts if around is not None else frozenset()
-    if host.lower() in hosts or f"{host.lower()}:{port}" in hosts:
+    name = host.lower()
+    if of_platform and (f"{name}:{port}" in hosts or (name in hosts and port in (80, 443))):
         return found[0]
     # One private answer among public ones is how a name is made to pass a check of the first answer only.
     for address in found:

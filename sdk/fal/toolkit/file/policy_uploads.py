@@ -9,16 +9,18 @@ from __future__ import annotations
 import http.client
 import io
 import re
+import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from fal._context import current_request
-from fal._upload_policy import HEADER, UploadPolicy, UploadPolicyInputError
+from fal._upload_policy import HEADER, UploadPolicy, UploadPolicyInputError, running_policies
 from fal.exceptions import AppException
 from fal.toolkit._fetching import PinnedTLS, checked_address
 from fal.toolkit.exceptions import DownloadError, FileUploadException
@@ -28,7 +30,10 @@ from fal.toolkit.file.types import FileData, FileRepository, PendingFile
 MOST_BYTES = 5 * 1024**3
 _ATTEMPTS = 4
 #: Seconds that connecting, or one piece on the wire, may take.
-_TIMEOUT = 60.0
+_TIMEOUT = 30.0
+#: A file may take so many seconds in all, and one more for each MiB: the caller's bucket holds up the caller's own
+#: request, but a slow one must not keep a runner for good.
+_WHOLE_SECONDS = 60.0
 _PIECE = 256 * 1024
 _UNFIT = re.compile(r'[\x00-\x1f\x7f"\\/]')
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
@@ -45,11 +50,22 @@ class UploadPolicyError(FileUploadException, AppException):
 def asked_for() -> UploadPolicy | None:
     """The policy of the request that is being answered, if it has one.
 
+    A thread of the app's own does not know for which request it works. What it saves belongs to the one that runs.
+
     Raises:
-        UploadPolicyInputError: it has one that is none.
+        UploadPolicyInputError: it has one that is none; or it is not known which of several requests this is for, and
+            one of them has a policy.
     """
     request = current_request()
-    return request.upload_policy if request is not None else None
+    if request is not None:
+        return request.upload_policy
+    running = running_policies()
+    if len(running) > 1 and any(running):
+        raise UploadPolicyInputError(
+            "this file is saved in a thread that belongs to no request, while several run: start it with "
+            "contextvars.copy_context().run, or asyncio.to_thread."
+        )
+    return running[0] if running else None
 
 
 class PolicyRepository(FileRepository):
@@ -89,13 +105,15 @@ class PolicyRepository(FileRepository):
         if size > MOST_BYTES:
             raise UploadPolicyInputError(f"{name} has {size} bytes, and one POST takes {MOST_BYTES} at most.")
         form = _Form(self._policy.place(name)[1], name, content_type, source, size)
+        until = time.monotonic() + _WHOLE_SECONDS + size / 2**20
         for attempt in range(1, _ATTEMPTS + 1):
-            failure, again = _try(self._policy.url, form)
+            failure, again = _try(self._policy.url, form, until)
             if failure is None:
                 return
-            if not again or attempt == _ATTEMPTS:
+            pause = 0.5 * 2**attempt
+            if not again or attempt == _ATTEMPTS or time.monotonic() + pause >= until:
                 raise UploadPolicyError(f"{urlsplit(self._policy.url).hostname} {failure}.")
-            time.sleep(0.5 * 2**attempt)
+            time.sleep(pause)
 
 
 class _Form:
@@ -143,28 +161,47 @@ class _Form:
         yield self._tail
 
 
-def _try(url: str, form: _Form) -> tuple[str | None, bool]:
-    """What went wrong, and whether trying again may help."""
+def _try(url: str, form: _Form, until: float) -> tuple[str | None, bool]:
+    """What went wrong, and whether trying again may help. ``until``: monotonic time at which it is cut off."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 443
     try:
-        connection = PinnedTLS(host, port, checked_address(host, port), _TIMEOUT)
+        connection = PinnedTLS(host, port, checked_address(host, port, of_platform=False), _TIMEOUT)
     except DownloadError as error:
         return f"cannot be reached: {error}", False
+    opened: list[socket.socket] = []
+    cutting = threading.Timer(max(0.1, until - time.monotonic()), _cut, (connection, opened))
+    cutting.daemon = True
+    cutting.start()
     try:
+        connection.connect()
+        opened.append(connection.sock)
         connection.request("POST", parts.path or "/", body=form.body(), headers=form.headers)
         answer = connection.getresponse()
         said = answer.read(4096)
     except (OSError, http.client.HTTPException) as error:
+        if time.monotonic() >= until:
+            return "was too slow", False
         return f"broke off: {str(error) or type(error).__name__}", True
     finally:
+        cutting.cancel()
         connection.close()
+    if time.monotonic() >= until:
+        return "was too slow", False  # cut off within its headers, which looks like their end
     # 303: stored, and the policy asks for a redirect to a page that says so.
     if 200 <= answer.status < 300 or answer.status == 303:
         return None, False
     code = _CODE.search(said)
     reason = f" ({code[1].decode()})" if code else ""
     return f"answered {answer.status}{reason}", answer.status >= 500 or answer.status in (408, 429)
+
+
+def _cut(connection: http.client.HTTPConnection, opened: list[socket.socket]) -> None:
+    """Ends a wait for the other side, however slowly it sends. ``opened``: an answer takes its socket along."""
+    for each in (*opened, connection.sock):
+        if each is not None:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 def _own_name(file_name: str) -> str:
