@@ -83,7 +83,7 @@ async def prepare(
 def _has_own_key(secrets: dict[str, str], settings: AgentSettings) -> bool:
     """Unless its owner or the operator gives it one, or another address to take it to; never without an address."""
     given = _ABOUT_KEYS & (secrets.keys() | settings.passed_environ.keys())
-    return not given and bool(platform_environ(settings, True))
+    return not given and settings.platform_url is not None
 
 
 async def _own_key(store: Store, app: str) -> str | None:
@@ -171,7 +171,7 @@ def platform_environ(settings: AgentSettings, with_own_key: bool) -> dict[str, s
     Never the address that a caller's Host header says: the app's own key goes where these point. Without that key the
     official client stays what it is everywhere, for the key that it is given may be one for fal's cloud.
     """
-    url = settings.public_url or settings.local_url
+    url = settings.platform_url
     return client_environ(url, official=with_own_key) if url is not None else {}
 
 

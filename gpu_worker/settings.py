@@ -84,6 +84,11 @@ class AgentSettings:
     memory_overcommit: float = 1.5
 
     @property
+    def platform_url(self) -> str | None:
+        """Where apps of this host call the platform."""
+        return self.public_url or self.local_url
+
+    @property
     def simulated_gpus(self) -> bool:
         """Whether the cards are not there."""
         return self.gpu_source not in (None, nvml_gpus)

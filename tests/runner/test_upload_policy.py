@@ -22,6 +22,7 @@ from tests.support.s3_server import s3_server
 HEADER = b"x-app-fal-upload-policy"
 SOURCE = """
 from concurrent.futures import ThreadPoolExecutor
+from tempfile import NamedTemporaryFile
 
 import fal
 from fal.toolkit import File, Image, _fetching
@@ -43,8 +44,10 @@ class Demo(fal.App, max_multiplexing=2):
         if request.how == "bytes":
             return [File.from_bytes(request.text.encode(), "text/plain", name) for name in ("a.txt", 'b"/../\\n.txt')]
         if request.how == "path":
-            open("/tmp/" + self.current_request.request_id, "wb").write(b"x" * 3_000_000)
-            return [File.from_path("/tmp/" + self.current_request.request_id)]
+            with NamedTemporaryFile() as file:
+                file.write(b"x" * 3_000_000)
+                file.flush()
+                return [File.from_path(file.name)]
         if request.how == "reserve":
             pending = File.reserve("text/plain", "later.txt")
             pending.complete(request.text.encode())
