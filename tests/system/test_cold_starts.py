@@ -10,6 +10,7 @@ import httpx
 import psutil
 
 from tests.support.platform import PlatformUnderTest
+from tests.support.processes import command_of
 from tests.support.waiting import wait_until
 
 APPS = "tests/system/apps/basic.py"
@@ -27,7 +28,7 @@ def woken(platform: PlatformUnderTest, url: str) -> dict[str, Any]:
 def zygotes(platform: PlatformUnderTest) -> list[psutil.Process]:
     assert platform.process is not None
     below = psutil.Process(platform.process.pid).children(recursive=True)
-    return [process for process in below if "--zygote" in process.cmdline()]
+    return [process for process in below if "--zygote" in command_of(process)]
 
 
 def test_the_next_worker_is_forked_and_every_surface_says_so(platform: PlatformUnderTest) -> None:

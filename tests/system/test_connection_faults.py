@@ -8,6 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.platform import PlatformUnderTest
+from tests.support.processes import command_of
 from tests.support.waiting import wait_until
 from tests.system.test_connections import APPS, end_of, opened
 from tests.system.test_restarts import service
@@ -56,7 +57,7 @@ def test_a_supervisor_that_dies_ends_the_connection_with_a_reason(platform: Plat
 def supervisor_of(platform: PlatformUnderTest, worker_id: str) -> psutil.Process:
     assert platform.process is not None
     below = psutil.Process(platform.process.pid).children(recursive=True)
-    return next(process for process in below if worker_id in process.cmdline())
+    return next(process for process in below if worker_id in command_of(process))
 
 
 def test_a_connection_survives_a_restart_of_redis(platform: PlatformUnderTest, sockets: str) -> None:

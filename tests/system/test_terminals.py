@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.support.platform import BIN, PlatformUnderTest
+from tests.support.processes import command_of
 from tests.support.waiting import wait_until
 from tests.system.running import processes_of
 from tests.system.terminal_user import TerminalUser
@@ -74,7 +75,7 @@ def test_a_shell_and_what_becomes_of_one_whose_window_is_closed(
     user.type("exec sleep 4568\n")
 
     def sleeping() -> bool:
-        return any("4568" in process.cmdline() for process in processes_of(platform.data))
+        return any("4568" in command_of(process) for process in processes_of(platform.data))
 
     wait_until(sleeping, "the command to run")
     user.leave()

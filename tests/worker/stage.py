@@ -44,6 +44,7 @@ from scheduler.store.records import (
     WorkerState,
 )
 from tests.support.adopted import Adopted
+from tests.support.processes import command_of
 from tests.support.waiting import await_until
 
 ENVIRONMENT_KEY = "prepared"
@@ -190,7 +191,7 @@ class Stage:
     def runner_of(self, worker: WorkerRecord) -> psutil.Process:
         """The runner's process."""
         supervisor = psutil.Process(self.supervisors[worker.worker_id].pid)
-        return next(child for child in supervisor.children() if "fal._runner" in child.cmdline())
+        return next(child for child in supervisor.children() if "fal._runner" in command_of(child))
 
     def ended(self, worker: WorkerRecord) -> int:
         """Exit status of the supervisor, waiting for it."""

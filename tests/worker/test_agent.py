@@ -12,6 +12,7 @@ import psutil
 
 from scheduler.store.records import RequestState, WorkerState
 from tests.support.loop import run
+from tests.support.processes import command_of
 from tests.support.waiting import await_until, wait_until
 from tests.worker.apps import PROBE
 from tests.worker.stage import ENVIRONMENT_KEY, Stage, agent, stage
@@ -68,7 +69,7 @@ def test_an_ordered_worker_serves_and_ends_with_the_agent(redis_url: str, tmp_pa
                 await on.reaches(worker, WorkerState.RUNNING)
                 processes = below(process)
                 zygotes = [
-                    one for one in processes if "--zygote" in one.cmdline() or "zygote_room" in str(one.cmdline())
+                    one for one in processes if "--zygote" in command_of(one) or "zygote_room" in str(command_of(one))
                 ]
                 assert len(processes) - len(zygotes) == 2
 
@@ -116,7 +117,7 @@ def test_a_killed_supervisor_is_noticed_at_once(redis_url: str, tmp_path: Path) 
                 request_id = await on.submit(app, "/slow", b'{"seconds": 60}')
                 await on.reaches(worker, WorkerState.RUNNING)
                 processes = below(process)
-                supervisor = next(p for p in processes if "gpu_worker.supervisor" in p.cmdline())
+                supervisor = next(p for p in processes if "gpu_worker.supervisor" in command_of(p))
 
                 supervisor.kill()
 

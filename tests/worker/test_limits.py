@@ -22,6 +22,7 @@ from gpu_worker.runner_group import MEMORY, TASKS, RunnerGroup
 from gpu_worker.settings import AgentSettings, runner_limits
 from scheduler.store.records import RequestState, WorkerRecord, WorkerState
 from tests.support.loop import run
+from tests.support.processes import command_of
 from tests.support.waiting import wait_until
 from tests.worker.apps import PROBE
 from tests.worker.stage import Stage, agent, stage
@@ -248,7 +249,7 @@ async def served_with_an_orphan(on: Stage, app: str, process: subprocess.Popen[b
     worker = await on.place(app)
     await on.reaches(worker, WorkerState.IDLE)
     await on.call(app, "/orphan")
-    supervisor = next(one for one in below(process) if "gpu_worker.supervisor" in one.cmdline())
+    supervisor = next(one for one in below(process) if "gpu_worker.supervisor" in command_of(one))
     processes = supervisor.children(recursive=True)
     assert len(processes) >= 2
     groups = groups_of(supervisor.pid)
